@@ -1,0 +1,148 @@
+//! The command line: one file per subcommand. The only layer that prints, and the only clock.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use clap::{Args, Parser, Subcommand};
+
+use crate::job::{self, Spec};
+use crate::run::{PlanFlags, Refused};
+
+mod check;
+mod clock;
+mod generate;
+#[cfg(test)]
+mod generate_tests;
+mod plan;
+mod progress;
+mod run;
+mod summary;
+
+/// Precompute recommendations in batches: Parquet logs in, published top-K lists out
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidemill",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Start here:
+  tidemill run jobs/quickstart.toml            the whole job on a small log that comes with the project
+  tidemill plan jobs/quickstart.toml           what a run would read and how much memory it needs
+
+Exit codes: 0 published (or published already), 64 usage, 65 bad data, 66 no input, 70 internal,
+74 local I/O, 75 temporary, 77 denied, 78 spec or store."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Say more on stderr: -v for details, -vv for ids and requests
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Check(check::CheckArgs),
+    Plan(plan::PlanArgs),
+    Generate(generate::GenerateArgs),
+}
+
+/// Runs the command that `cli` holds.
+///
+/// # Errors
+/// What the command could not do; `run::exit_code` gives the code for it.
+pub fn dispatch(cli: &Cli) -> Result<()> {
+    start_logging(cli.verbose);
+    match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Plan(args) => plan::run(args),
+        Command::Generate(args) => generate::run(args),
+    }
+}
+
+/// Logs go to stderr; results go to stdout.
+fn start_logging(verbose: u8) {
+    let level = match verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    };
+    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    // A second start, as in tests, keeps the first subscriber.
+    let _ = subscriber.without_time().try_init();
+}
+
+/// Which job, and what is different about it this time.
+#[derive(Clone, Debug, Args)]
+struct SpecArgs {
+    /// The job spec, a TOML file; jobs/README.md lists its keys
+    spec: PathBuf,
+    /// Override any key of the spec: --set top_k.k=20 --set events.0.url=log/
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The day the result is for, such as 2026-11-22 [default: derived from as_of]
+    #[arg(long, value_name = "DATE")]
+    date: Option<String>,
+    /// The run's "now": later events do not count [default: end of --date, else the newest event]
+    #[arg(long, value_name = "TIME")]
+    as_of: Option<String>,
+    /// Keep this share of the users, chosen by a hash of their id, such as 0.01
+    #[arg(long, value_name = "SHARE")]
+    sample_users: Option<f64>,
+}
+
+impl SpecArgs {
+    /// Reads and checks the spec: flags over environment over file.
+    fn load(&self) -> Result<Spec> {
+        let name = self.spec.display().to_string();
+        let text = std::fs::read_to_string(&self.spec)
+            .with_context(|| format!("spec \"{name}\" cannot be read; check the path"))
+            .map_err(Refused::no_input)?;
+        let mut overrides = Vec::new();
+        for set in &self.set {
+            let (key, value) = set.split_once('=').ok_or_else(|| {
+                Refused::usage(anyhow!("--set \"{set}\" has no \"=\"; write --set top_k.k=20"))
+            })?;
+            overrides.push((key.trim().to_owned(), value.trim().to_owned()));
+        }
+        let environment: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Ok(job::load(&text, &name, &environment, &overrides)?)
+    }
+
+    /// The folder that relative paths of the spec are relative to.
+    fn base(&self) -> PathBuf {
+        let folder = self.spec.parent().filter(|folder| !folder.as_os_str().is_empty());
+        folder.unwrap_or(Path::new(".")).to_owned()
+    }
+
+    fn flags(&self) -> Result<PlanFlags> {
+        if let Some(share) = self.sample_users
+            && !(share > 0.0 && share <= 1.0)
+        {
+            return Err(Refused::usage(anyhow!(
+                "--sample-users {share} is not a share; write a number above 0, at most 1"
+            )));
+        }
+        Ok(PlanFlags {
+            date: self.date.clone(),
+            as_of: self.as_of.clone(),
+            sample_users: self.sample_users,
+        })
+    }
+}
+
+/// Threads of this machine.
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Writes a result to stdout; a reader that went away is not an error.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}

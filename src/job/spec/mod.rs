@@ -1,0 +1,224 @@
+//! The spec: what the user wrote, with the defaults of absent keys filled in.
+//!
+//! The doc comments of these fields are the users' documentation: `jobs/README.md` and the JSON
+//! Schema for editors are made from them, and the ranges and word lists declared here are the ones
+//! that are checked.
+
+mod input;
+mod models;
+mod values;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use input::{
+    Deny, EVERY_ROW, EventColumns, Events, IdList, ItemColumns, Items, Negative, TimeUnit,
+    UserColumns, Users, ValueScale, Weight,
+};
+pub use models::{
+    Candidates, Combine, Counted, Debias, ExcludeSeen, Fallback, History, HistoryWeights,
+    ItemNeighbors, Popularity, Ranker, Shape, Similarity, TopK,
+};
+pub use values::{ByteSize, Days, FilterValue, Values};
+
+/// A job: what is read, what is computed, where it goes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Tidemill job spec")]
+pub struct Spec {
+    /// Name of the job: letters, digits, `-` and `_`.
+    #[schemars(extend("format" = "name"), example = &"nightly")]
+    pub name: String,
+    /// IANA name of the zone in which days begin and end, and of timestamps that have no zone.
+    #[serde(default = "utc")]
+    #[schemars(extend("format" = "time-zone"), example = &"Europe/Stockholm")]
+    pub time_zone: String,
+    /// Number of shards the users are dealt to, a power of two up to 4096. It decides the number
+    /// of files per table and is part of what makes two runs equal byte for byte; the number of
+    /// processes is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        range(min = 1, max = 4096),
+        extend(
+            "enum" = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096],
+            "x-default" = "one per 262,144 rows, rounded down to a power of two"
+        ),
+        example = 16
+    )]
+    pub shards: Option<u32>,
+    /// The logs that are read, one `[[events]]` each.
+    #[schemars(length(min = 1))]
+    pub events: Vec<Events>,
+    /// A table of the items: titles for people, filters for lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub items: Option<Items>,
+    /// A table of the users: segments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<Users>,
+    /// Items and users that must not come out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deny: Option<Deny>,
+    /// Which events count, and how much.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "the defaults of its keys"))]
+    pub history: History,
+    /// Table `item_popularity`: events, users, weight and trend of each item.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub popularity: Option<Popularity>,
+    /// Table `debias_weights`: propensity, inverse-propensity weight and popularity discount of
+    /// each item.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub debias: Option<Debias>,
+    /// Table `item_neighbors`: for each item, the items that the same users have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub item_neighbors: Option<ItemNeighbors>,
+    /// Tables `user_top_k` and `default_top_k`: what to recommend to each user, and to visitors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<TopK>,
+    /// When to refuse.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "the defaults of its keys"))]
+    pub limits: Limits,
+    /// Where the results are published.
+    pub output: Output,
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+/// When to refuse.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Most memory a process may use: an integer, or text with a unit such as `"8GiB"`. A run that
+    /// would need more is refused before it starts.
+    #[schemars(extend("x-default" = "`\"8GiB\"`"), example = &"24GiB")]
+    pub memory_bytes_max: ByteSize,
+    /// Share of all rows that may be rejected (unreadable, NaN, time out of range, …) before the
+    /// run refuses to publish. Filtered rows (too old, no user, …) do not count.
+    #[schemars(range(min = 0, max = 1), extend("x-unit" = "share of rows"), example = 0.01)]
+    pub reject_share_max: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory_bytes_max: ByteSize(8 << 30), reject_share_max: 0.001 }
+    }
+}
+
+/// Where the results are published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// Folder or prefix of the published tables, runs and log. One job owns it.
+    #[schemars(length(min = 1), example = &"s3://shop-recs/nightly/")]
+    pub url: String,
+}
+
+impl Events {
+    /// The weights that apply: those written, or the weight of every row under [`EVERY_ROW`] where
+    /// the log has no event column.
+    pub fn weights_or_default(&self) -> BTreeMap<String, Weight> {
+        if self.columns.event.is_some() || !self.weights.is_empty() {
+            return self.weights.clone();
+        }
+        let value =
+            if self.columns.value.is_some() { ValueScale::Linear } else { ValueScale::None };
+        BTreeMap::from([(EVERY_ROW.to_owned(), Weight { value, ..Weight::plain(1.0) })])
+    }
+}
+
+impl Spec {
+    /// Whether every log says when things happened.
+    pub fn has_time(&self) -> bool {
+        self.events.iter().all(|log| log.columns.time.is_some())
+    }
+
+    /// The rankers of the lists with their weights, defaults filled in; none without `[top_k]`.
+    pub fn candidates(&self) -> Candidates {
+        match &self.top_k {
+            None => Candidates::default(),
+            Some(TopK { candidates: Some(written), .. }) => written.clone(),
+            Some(_) if self.item_neighbors.is_some() => {
+                Candidates { item_neighbors: Some(1.0), popularity: None }
+            }
+            Some(_) => Candidates {
+                item_neighbors: None,
+                popularity: self.popularity.as_ref().map(|_| 1.0),
+            },
+        }
+    }
+
+    /// What fills the places that candidates leave empty, the default filled in.
+    pub fn fallback(&self) -> Fallback {
+        let written = self.top_k.as_ref().and_then(|top_k| top_k.fallback);
+        let default = if self.popularity.is_some() { Fallback::Popularity } else { Fallback::None };
+        written.unwrap_or(default)
+    }
+
+    /// This spec with every default written out, also those that depend on other keys.
+    ///
+    /// `shards` stays absent: its default depends on the data.
+    pub fn with_defaults(&self) -> Self {
+        let mut spec = self.clone();
+        for log in &mut spec.events {
+            log.weights = log.weights_or_default();
+        }
+        if let Some(top_k) = &mut spec.top_k {
+            top_k.candidates = Some(self.candidates());
+            top_k.fallback = Some(self.fallback());
+            top_k.n_candidates = Some(top_k.n_candidates());
+        }
+        spec
+    }
+
+    /// Canonical TOML of the spec with every default written out: equal jobs, equal text, however
+    /// they were written. Loads back to the same job.
+    pub fn resolved(&self) -> String {
+        let mut value = toml::Value::try_from(self.with_defaults())
+            .expect("a spec is made of tables, lists, text, numbers and booleans");
+        escape_dollars(&mut value);
+        toml::to_string(&value).expect("a TOML value has a text")
+    }
+}
+
+fn escape_dollars(value: &mut toml::Value) {
+    match value {
+        toml::Value::String(text) => *text = text.replace('$', "$$"),
+        toml::Value::Array(values) => values.iter_mut().for_each(escape_dollars),
+        toml::Value::Table(table) => table.iter_mut().for_each(|(_, value)| escape_dollars(value)),
+        _ => {}
+    }
+}
+
+impl Spec {
+    /// The tables that a run of this job publishes.
+    pub fn table_names(&self) -> Vec<&'static str> {
+        let mut names = vec!["items", "users", "rejects"];
+        if self.popularity.is_some() {
+            names.push("item_popularity");
+        }
+        if self.popularity.is_some() && self.users.is_some() {
+            names.push("item_popularity_by_segment");
+        }
+        if self.debias.is_some() {
+            names.push("debias_weights");
+        }
+        if self.item_neighbors.is_some() {
+            names.push("item_neighbors");
+        }
+        if let Some(top_k) = &self.top_k {
+            names.push(match top_k.shape {
+                Shape::Rows => "user_top_k",
+                Shape::Lists => "user_top_k_lists",
+            });
+            if self.popularity.is_some() {
+                names.push("default_top_k");
+            }
+        }
+        names
+    }
+}

@@ -1,0 +1,47 @@
+//! Pure functions on slices: the maths of every model, and nothing else.
+//!
+//! A kernel is handed numbers and returns numbers. It sees no file, clock, Arrow array or timely
+//! stream, and its result does not depend on the number of threads. Each one is held against a slow
+//! twin that follows its definition word for word.
+//!
+//! | kernel | what it computes | cost |
+//! |---|---|---|
+//! | [`event_rows`], [`dictionary`], [`codec`] | packed rows, item ids, coded histories | linear |
+//! | [`histories`], [`item_totals`] | events of a shard to histories, and sums per item | O(n log n) per shard |
+//! | [`decay`] | weight of an event, and its integer affinity under a half-life | O(1) per event |
+//! | [`popularity`] | integer sums per item, their order, ranks and trend | O(n log n) for the order |
+//! | [`debias`] | propensity, IPS weight and discount of an item | O(n_items) |
+//! | [`cosine`] | item-item neighbors from all users' histories | O(sum of squared history lengths) |
+//! | [`neighbor_scores`] | candidates of one user from the neighbors of the history | O(history * n_neighbors) |
+//! | [`top_k`] | the best k of many scored items | O(n + k log k) |
+//! | [`combine`] | one list from several rankers, discounts, the fallback | O(n log n) for n candidates |
+//! | [`synthetic`] | a seeded shop and its log, for examples and tests | linear |
+
+pub mod codec;
+pub mod combine;
+pub mod cosine;
+pub mod debias;
+pub mod decay;
+pub mod dictionary;
+pub mod event_rows;
+pub mod histories;
+pub mod item_totals;
+pub mod neighbor_scores;
+pub mod popularity;
+pub mod synthetic;
+pub mod top_k;
+
+mod error;
+mod neighbor_lists;
+
+pub use error::KernelError;
+pub use neighbor_lists::{NeighborLists, Neighbors};
+
+#[cfg(test)]
+mod combine_tests;
+#[cfg(test)]
+mod cosine_tests;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod synthetic_tests;

@@ -1,0 +1,132 @@
+//! The list of one user: rankers, combination, filters, fallback.
+
+use std::sync::Mutex;
+
+use crate::job::spec::{Combine as SpecCombine, HistoryWeights, Ranker, TopK};
+use crate::kernels::NeighborLists;
+use crate::kernels::combine::{Candidate, Combine, Ranker as RankerList, Source, combine, fill};
+use crate::kernels::neighbor_scores::{Filter, History, ReasonedList, Scratch, neighbor_scores};
+use crate::types::{Histories, ItemIdx};
+
+/// Everything that the lists of all users are made from; item-sized.
+pub(super) struct ListInputs<'a> {
+    /// `[top_k]` of the spec.
+    pub(super) top_k: &'a TopK,
+    /// The rankers and their weights, in a fixed order.
+    pub(super) rankers: Vec<(Ranker, f64)>,
+    /// Neighbor lists of all items, where that ranker is used.
+    pub(super) neighbors: Option<&'a NeighborLists>,
+    /// Items by popularity with their share of the most popular one.
+    pub(super) popularity: &'a [(ItemIdx, f32)],
+    /// The same within each segment.
+    pub(super) popularity_by_segment: &'a [Vec<(ItemIdx, f32)>],
+    /// Whether an item may be recommended to anybody.
+    pub(super) recommendable: &'a [bool],
+    /// Popularity discounts, where `top_k.debias` is on.
+    pub(super) discounts: Option<&'a [f32]>,
+    /// Whether short lists are filled up.
+    pub(super) fallback: bool,
+    /// Value of one affinity unit, for weighted histories.
+    pub(super) affinity_unit: f64,
+    /// One accumulator per thread of the pool.
+    pub(super) scratches: Vec<Mutex<Scratch>>,
+}
+
+/// A user's list, best first, and the history item behind each entry.
+#[derive(Debug, Default)]
+pub(super) struct UserList {
+    pub(super) entries: Vec<Candidate>,
+    pub(super) because: Vec<Option<ItemIdx>>,
+}
+
+impl ListInputs<'_> {
+    /// One accumulator per thread.
+    pub(super) fn scratches(n_threads: usize, n_items: usize) -> Vec<Mutex<Scratch>> {
+        (0..n_threads).map(|_| Mutex::new(Scratch::new(n_items))).collect()
+    }
+
+    /// The list of the user in `row` of a shard.
+    pub(super) fn list(&self, histories: &Histories, row: usize) -> UserList {
+        let seen = histories.seen.of(row);
+        let reasoned = self.from_neighbors(histories, row, seen);
+        let popular = self.from_popularity(seen);
+        let lists: Vec<RankerList<'_>> = self
+            .rankers
+            .iter()
+            .map(|&(ranker, weight)| match ranker {
+                Ranker::ItemNeighbors => RankerList { weight, list: &reasoned.list },
+                Ranker::Popularity => RankerList { weight, list: &popular },
+            })
+            .collect();
+        let mut entries = combine(&lists, self.combine(), self.discounts);
+        entries.truncate(self.top_k.k);
+        if self.fallback {
+            self.fill_up(&mut entries, seen, histories.segments.get(row).copied());
+        }
+        let because = entries.iter().map(|entry| because(&reasoned, entry)).collect();
+        UserList { entries, because }
+    }
+
+    /// The ranker that put an entry there.
+    pub(super) fn source(&self, source: Source) -> Option<Ranker> {
+        match source {
+            Source::Ranker(position) => Some(self.rankers[position].0),
+            Source::Fallback => None,
+        }
+    }
+
+    fn combine(&self) -> Combine {
+        match self.top_k.combine {
+            SpecCombine::ScaledScore => Combine::ScaledScore,
+            SpecCombine::ReciprocalRank => {
+                Combine::ReciprocalRank { constant: self.top_k.reciprocal_rank_constant }
+            }
+        }
+    }
+
+    fn from_neighbors(&self, histories: &Histories, row: usize, seen: &[ItemIdx]) -> ReasonedList {
+        let Some(neighbors) = self.neighbors else { return ReasonedList::default() };
+        let (items, affinities) = histories.of(row);
+        let weights: Option<Vec<f32>> = match self.top_k.history_weights {
+            HistoryWeights::Binary => None,
+            HistoryWeights::Affinity => {
+                let weight = |&affinity: &i64| (affinity as f64 * self.affinity_unit) as f32;
+                Some(affinities.iter().map(weight).collect())
+            }
+        };
+        let history = History { items, weights: weights.as_deref() };
+        let filter = Filter { seen, recommendable: self.recommendable };
+        let thread = rayon::current_thread_index().unwrap_or(0) % self.scratches.len();
+        let mut scratch = self.scratches[thread].lock().expect("no thread panics with a scratch");
+        neighbor_scores(&history, neighbors, &filter, self.top_k.n_candidates(), &mut scratch)
+    }
+
+    fn from_popularity(&self, seen: &[ItemIdx]) -> Vec<(ItemIdx, f32)> {
+        if !self.rankers.iter().any(|&(ranker, _)| ranker == Ranker::Popularity) {
+            return Vec::new();
+        }
+        let allowed = |item: ItemIdx| self.is_allowed(item, seen);
+        let popular = self.popularity.iter().copied().filter(|&(item, _)| allowed(item));
+        popular.take(self.top_k.n_candidates()).collect()
+    }
+
+    fn is_allowed(&self, item: ItemIdx, seen: &[ItemIdx]) -> bool {
+        self.recommendable[item.index()] && seen.binary_search(&item).is_err()
+    }
+
+    /// Popular items of the user's segment, then popular items of all.
+    fn fill_up(&self, entries: &mut Vec<Candidate>, seen: &[ItemIdx], segment: Option<u32>) {
+        let k = self.top_k.k;
+        let of_segment =
+            segment.and_then(|segment| self.popularity_by_segment.get(segment as usize));
+        if let Some(popular) = of_segment {
+            fill(entries, k, popular.iter().copied(), |item| self.is_allowed(item, seen));
+        }
+        fill(entries, k, self.popularity.iter().copied(), |item| self.is_allowed(item, seen));
+    }
+}
+
+fn because(reasoned: &ReasonedList, entry: &Candidate) -> Option<ItemIdx> {
+    let place = reasoned.list.iter().position(|&(item, _)| item == entry.item)?;
+    Some(reasoned.because[place])
+}

@@ -1,0 +1,396 @@
+//! From the logs to the sharded histories: scan, item dictionary, shuffle, support.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::AtomicUsize;
+
+use anyhow::{Result, bail};
+use bytes::Bytes;
+use rayon::prelude::*;
+
+use super::counts::ScanCounts;
+use super::scan::{ScanContext, Scanned, Split, assigned, read_splits, splits};
+use super::{Job, Refused, Worker};
+use crate::dataflow::{Outgoing, windowed_source};
+use crate::kernels::dictionary::{decode_ids, encode_ids, merge_sorted, ranks};
+use crate::kernels::event_rows::EventRows;
+use crate::kernels::histories::{self, Calendar, Draft, Dropped, EventKind, Filtered};
+use crate::kernels::item_totals::{ItemSum, ItemTotals, fits, sum_of};
+use crate::types::{Histories, IdRef, Ids};
+
+/// Rows as the scan leaves them: packed blocks by shard, with the codes of the reading thread.
+pub(super) struct Scan {
+    blocks: Vec<(usize, u32, Vec<u8>)>,
+    /// Item ids of each reading thread in the order of its codes.
+    items: BTreeMap<usize, Ids>,
+    /// Counts of this process.
+    counts: ScanCounts,
+}
+
+/// Reads this process's share of the logs.
+pub(super) fn scan(worker: &mut Worker<'_>, denied: &HashSet<u128>) -> Result<Scan> {
+    let job = worker.job;
+    let kinds = job.plan.event_kinds();
+    let mine = assigned(splits(&job.plan), worker.shell.index, worker.shell.peers);
+    let next = AtomicUsize::new(0);
+    let observer = job.observer;
+    let advance = |rows: u64| observer.advance(rows);
+    let context = ScanContext {
+        plan: &job.plan,
+        logs: &job.logs,
+        kinds: &kinds,
+        denied,
+        splits: &mine,
+        next: &next,
+        advance: &advance,
+    };
+    let mut scan = Scan { blocks: Vec::new(), items: BTreeMap::new(), counts: ScanCounts::new() };
+    std::thread::scope(|scope| {
+        windowed_source(
+            &mut worker.shell.worker,
+            "scan",
+            |sender| {
+                for reader in 0..job.threads.min(mine.len()).max(1) {
+                    let (sender, context) = (sender.clone(), &context);
+                    scope.spawn(move || {
+                        let mut emit = |scanned| sender.blocking_send(Ok(scanned)).is_ok();
+                        if let Err(error) = read_splits(context, reader, &mut emit) {
+                            // A closed source has met an error already; that one is reported.
+                            let _ = sender.blocking_send(Err(error));
+                        }
+                    });
+                }
+            },
+            |scanned| scan.take(scanned),
+        )
+    })?;
+    reconcile(&scan.counts, &mine, job)?;
+    Ok(scan)
+}
+
+impl Scan {
+    fn take(&mut self, scanned: Scanned) {
+        match scanned {
+            Scanned::Block { reader, shard, packed } => self.blocks.push((reader, shard, packed)),
+            Scanned::Finished { reader, items, counts } => {
+                self.items.insert(reader, items);
+                self.counts.merge(&counts);
+            }
+        }
+    }
+}
+
+/// A reader that dies looks like the end of its data, so what was read is held against the plan.
+fn reconcile(counts: &ScanCounts, mine: &[Split], job: &Job<'_>) -> Result<()> {
+    let rows = |split: &Split| {
+        job.plan.sources[split.source].files[split.file].row_groups[split.row_group].rows
+    };
+    let planned: u64 = mine.iter().map(rows).sum();
+    if counts.row_groups != mine.len() as u64 || counts.rows != planned {
+        bail!(
+            "{} rows of {} row groups were read where {planned} rows of {} were planned; the \
+             input is not what its footers say",
+            counts.rows,
+            counts.row_groups,
+            mine.len()
+        );
+    }
+    Ok(())
+}
+
+/// Adds up the counts of all processes.
+pub(super) fn agree_on_counts(worker: &mut Worker<'_>, counts: &ScanCounts) -> ScanCounts {
+    let encoded = serde_json::to_vec(counts).expect("counts are plain data");
+    let mut sum = ScanCounts::new();
+    for part in worker.shell.collectives.all_gather(encoded.into()) {
+        sum.merge(&serde_json::from_slice(&part).expect("a peer sends counts"));
+    }
+    sum
+}
+
+/// Counts of the scan of this process.
+pub(super) fn counts(scan: &Scan) -> &ScanCounts {
+    &scan.counts
+}
+
+/// Agrees on the dictionary of all item ids: sorted, the same in every process.
+///
+/// Each id goes to the owner of its hash, which keeps it once; the owners' ids are gathered.
+pub(super) fn dictionary(worker: &mut Worker<'_>, scan: &Scan) -> Ids {
+    const OWNER_SEED: u64 = 1;
+    let like = Ids::new(worker.job.plan.item_id_type);
+    let locals: Vec<Ids> = scan.items.values().map(Ids::sorted_unique).collect();
+    let local = merge_sorted(&locals, &like);
+    let peers = worker.shell.peers;
+    if peers == 1 {
+        return local;
+    }
+    let mut parts = vec![like.clone(); peers];
+    for id in local.iter() {
+        parts[(id.stable_hash(OWNER_SEED) % peers as u64) as usize].push(id);
+    }
+    let outgoing = parts.iter().enumerate().map(|(target, ids)| Outgoing {
+        target,
+        tag: 0,
+        payload: encode_ids(ids).into(),
+    });
+    let mut owned = Vec::new();
+    worker.shell.collectives.all_to_all(outgoing, |incoming| {
+        owned.push(decode_ids(&incoming.payload, &like));
+    });
+    let distinct = merge_sorted(&owned, &like);
+    let gathered = worker.shell.collectives.all_gather(encode_ids(&distinct).into());
+    let columns: Vec<Ids> = gathered.iter().map(|part| decode_ids(part, &like)).collect();
+    merge_sorted(&columns, &like)
+}
+
+/// Blocks of the shards that this process owns; items are ranks in the dictionary.
+pub(super) type Shuffled = BTreeMap<u32, Vec<Bytes>>;
+
+/// Sends every block to the owner of its shard.
+pub(super) fn shuffle(worker: &mut Worker<'_>, scan: Scan, dictionary: &Ids) -> Shuffled {
+    let ranks: HashMap<usize, Vec<u32>> =
+        scan.items.iter().map(|(&reader, items)| (reader, ranks(items, dictionary))).collect();
+    let (n_shards, peers) = (worker.job.plan.n_shards, worker.shell.peers);
+    let users = Ids::new(worker.job.plan.user_id_type);
+    let outgoing = scan.blocks.into_iter().map(|(reader, shard, packed)| Outgoing {
+        target: owner(shard, n_shards, peers),
+        tag: u64::from(shard),
+        payload: with_ranks(&packed, &ranks[&reader], &users).into(),
+    });
+    let mut shuffled = Shuffled::new();
+    worker.shell.collectives.all_to_all(outgoing, |incoming| {
+        shuffled.entry(incoming.tag as u32).or_default().push(incoming.payload);
+    });
+    shuffled
+}
+
+fn with_ranks(packed: &[u8], ranks: &[u32], users: &Ids) -> Vec<u8> {
+    let mut rows = EventRows::new_like(users);
+    EventRows::unpack_into(packed, &mut rows);
+    rows.items.iter_mut().for_each(|item| *item = ranks[*item as usize]);
+    rows.pack()
+}
+
+/// The process that owns a shard: contiguous ranges, as equal as they can be.
+pub(super) fn owner(shard: u32, n_shards: u32, peers: usize) -> usize {
+    (shard as usize * peers) / n_shards as usize
+}
+
+/// The shards of one process.
+pub(super) fn owned_shards(worker: &Worker<'_>) -> Vec<u32> {
+    let (n_shards, peers) = (worker.job.plan.n_shards, worker.shell.peers);
+    (0..n_shards).filter(|&shard| owner(shard, n_shards, peers) == worker.shell.index).collect()
+}
+
+/// What the histories stage gives.
+pub(super) struct Prepared {
+    /// The shards of this process, in order.
+    pub(super) shards: Vec<Histories>,
+    /// Every item id of the log, sorted, with its sums over all processes.
+    pub(super) dictionary: Ids,
+    /// Five sums per id of the dictionary.
+    pub(super) sums: Vec<i64>,
+    /// First and last event per id of the dictionary.
+    pub(super) times: Vec<i64>,
+    /// Index per id of the dictionary, `u32::MAX` for items not kept.
+    pub(super) idx_of_rank: Vec<u32>,
+    /// Ids of the items kept; the index is the position.
+    pub(super) item_ids: Ids,
+    /// Sums by (segment, rank), over all processes.
+    pub(super) segment_sums: BTreeMap<(u32, u32), ItemSum>,
+    /// Events that counted, over all processes.
+    pub(super) rows_used: u64,
+    /// Events that did not count, over all processes.
+    pub(super) filtered: Filtered,
+    /// Pairs that did not enter the histories, over all processes.
+    pub(super) dropped: Dropped,
+    /// When events count.
+    pub(super) calendar: Calendar,
+}
+
+/// Builds the histories of the shards of this process.
+pub(super) fn histories(
+    worker: &mut Worker<'_>,
+    shuffled: Shuffled,
+    dictionary: Ids,
+    calendar: Calendar,
+    segment_of: Option<&(dyn Fn(IdRef<'_>) -> u32 + Sync)>,
+) -> Result<Prepared> {
+    let totals = ItemTotals::new(dictionary.len());
+    let kinds = worker.job.plan.event_kinds();
+    let drafts = drafts(worker, shuffled, &kinds, &calendar, &totals, segment_of);
+    let sums = worker.shell.collectives.all_reduce_sum(totals.sums());
+    let sums = sums.map_err(|_| Refused::too_heavy())?;
+    let times = reduce_times(worker, totals.times());
+    let heaviest = worker.shell.collectives.all_reduce_max(totals.heaviest());
+    drop(totals);
+    if heaviest >= histories::MAX || !fits(&sums, heaviest) {
+        return Err(Refused::too_heavy().into());
+    }
+    let support_min = i64::from(worker.job.plan.spec.history.users_per_item_min).max(1);
+    let mut kept = Vec::new();
+    let idx_of_rank: Vec<u32> = (0..dictionary.len())
+        .map(|rank| {
+            if sum_of(&sums, rank).users < support_min {
+                return u32::MAX;
+            }
+            kept.push(rank);
+            kept.len() as u32 - 1
+        })
+        .collect();
+    let item_ids = dictionary.take(kept);
+    let segment_sums = gather_segment_sums(worker, &drafts);
+    let (rows_used, filtered) = sum_filtered(worker, &drafts)?;
+    let cap = worker.job.plan.spec.history.interactions_per_user_max;
+    let finished: Vec<(Histories, Dropped)> = worker.pool.install(|| {
+        drafts
+            .into_par_iter()
+            .map(|(shard, draft)| histories::finish(draft, shard, &idx_of_rank, cap))
+            .collect()
+    });
+    let dropped = sum_dropped(worker, finished.iter().map(|(_, dropped)| dropped))?;
+    let shards = finished.into_iter().map(|(histories, _)| histories).collect();
+    Ok(Prepared {
+        shards,
+        dictionary,
+        sums,
+        times,
+        idx_of_rank,
+        item_ids,
+        segment_sums,
+        rows_used,
+        filtered,
+        dropped,
+        calendar,
+    })
+}
+
+fn drafts(
+    worker: &Worker<'_>,
+    mut shuffled: Shuffled,
+    kinds: &[EventKind],
+    calendar: &Calendar,
+    totals: &ItemTotals,
+    segment_of: Option<&(dyn Fn(IdRef<'_>) -> u32 + Sync)>,
+) -> Vec<(u32, Draft)> {
+    let plan = &worker.job.plan;
+    let params = histories::Params {
+        kinds,
+        calendar,
+        interactions_per_user_max: plan.spec.history.interactions_per_user_max,
+        segment_of,
+    };
+    let users = Ids::new(plan.user_id_type);
+    let shards: Vec<(u32, Vec<Bytes>)> = owned_shards(worker)
+        .into_iter()
+        .map(|shard| (shard, shuffled.remove(&shard).unwrap_or_default()))
+        .collect();
+    let observer = worker.job.observer;
+    worker.pool.install(|| {
+        shards
+            .into_par_iter()
+            .with_max_len(1)
+            .map(|(shard, blocks)| {
+                let mut rows = EventRows::new_like(&users);
+                // Each block is freed as soon as its rows are out.
+                blocks.into_iter().for_each(|block| EventRows::unpack_into(&block, &mut rows));
+                observer.advance(rows.len() as u64);
+                (shard, histories::draft(rows, params, totals))
+            })
+            .collect()
+    })
+}
+
+/// First events by minimum, last events by maximum.
+fn reduce_times(worker: &mut Worker<'_>, times: Vec<i64>) -> Vec<i64> {
+    if worker.shell.peers == 1 {
+        return times;
+    }
+    let encoded: Vec<u8> = times.iter().flat_map(|time| time.to_le_bytes()).collect();
+    let mut reduced = times;
+    for part in worker.shell.collectives.all_gather(encoded.into()) {
+        for (place, (reduced, other)) in reduced.iter_mut().zip(part.chunks_exact(8)).enumerate() {
+            let other = i64::from_le_bytes(other.try_into().expect("8 bytes"));
+            *reduced = if place % 2 == 0 { other.min(*reduced) } else { other.max(*reduced) };
+        }
+    }
+    reduced
+}
+
+fn gather_segment_sums(
+    worker: &mut Worker<'_>,
+    drafts: &[(u32, Draft)],
+) -> BTreeMap<(u32, u32), ItemSum> {
+    let mut local: BTreeMap<(u32, u32), ItemSum> = BTreeMap::new();
+    for (_, draft) in drafts {
+        for (&key, sum) in &draft.segment_sums {
+            local.entry(key).or_default().merge(sum);
+        }
+    }
+    if worker.shell.peers == 1 {
+        return local;
+    }
+    let mut encoded = Vec::with_capacity(48 * local.len());
+    for ((segment, rank), sum) in &local {
+        encoded.extend_from_slice(&segment.to_le_bytes());
+        encoded.extend_from_slice(&rank.to_le_bytes());
+        for value in [sum.events, sum.users, sum.weight, sum.affinity, sum.newer] {
+            encoded.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+    let mut gathered: BTreeMap<(u32, u32), ItemSum> = BTreeMap::new();
+    for part in worker.shell.collectives.all_gather(encoded.into()) {
+        for row in part.chunks_exact(48) {
+            let word = |at: usize| i64::from_le_bytes(row[at..at + 8].try_into().expect("8 bytes"));
+            let key = word(0) as u64;
+            let sum = ItemSum {
+                events: word(8),
+                users: word(16),
+                weight: word(24),
+                affinity: word(32),
+                newer: word(40),
+            };
+            gathered.entry((key as u32, (key >> 32) as u32)).or_default().merge(&sum);
+        }
+    }
+    gathered
+}
+
+/// Events used, and events that did not count.
+fn sum_filtered(worker: &mut Worker<'_>, drafts: &[(u32, Draft)]) -> Result<(u64, Filtered)> {
+    let mut counts = vec![0i64; 7];
+    for (_, draft) in drafts {
+        for (sum, (_, count)) in counts.iter_mut().zip(draft.filtered.by_reason()) {
+            *sum += count as i64;
+        }
+        counts[6] += draft.rows_used as i64;
+    }
+    let sums = worker.shell.collectives.all_reduce_sum(counts)?;
+    let filtered = Filtered {
+        after_as_of: sums[0] as u64,
+        duplicate: sums[1] as u64,
+        undone: sums[2] as u64,
+        undo_without_event: sums[3] as u64,
+        before_window: sums[4] as u64,
+        faded: sums[5] as u64,
+    };
+    Ok((sums[6] as u64, filtered))
+}
+
+fn sum_dropped<'a>(
+    worker: &mut Worker<'_>,
+    dropped: impl Iterator<Item = &'a Dropped>,
+) -> Result<Dropped> {
+    let mut counts = vec![0i64; 3];
+    for dropped in dropped {
+        counts[0] += dropped.too_few_users as i64;
+        counts[1] += dropped.over_cap as i64;
+        counts[2] += dropped.users_over_cap as i64;
+    }
+    let sums = worker.shell.collectives.all_reduce_sum(counts)?;
+    Ok(Dropped {
+        too_few_users: sums[0] as u64,
+        over_cap: sums[1] as u64,
+        users_over_cap: sums[2] as u64,
+    })
+}

@@ -1,0 +1,113 @@
+//! Why a run stops, as the exit code of its process.
+
+use std::fmt;
+
+use anyhow::anyhow;
+
+use crate::dataflow::AgreeError;
+use crate::job::SpecError;
+use crate::kernels::KernelError;
+use crate::store::{ListError, PublishError, ReadError, UrlError};
+
+/// Exit codes, after sysexits: the table that schedulers map.
+pub mod code {
+    /// The command line is wrong.
+    pub const USAGE: u8 = 64;
+    /// The data cannot be used, or a gate failed.
+    pub const BAD_DATA: u8 = 65;
+    /// There is no input.
+    pub const NO_INPUT: u8 = 66;
+    /// Something that must never happen.
+    pub const INTERNAL: u8 = 70;
+    /// The spec or the store cannot be used.
+    pub const CONFIG: u8 = 78;
+}
+
+/// An error that knows its exit code.
+#[derive(Debug)]
+pub struct Refused {
+    /// One of [`code`].
+    pub code: u8,
+    error: anyhow::Error,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Refused {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.chain().nth(1)
+    }
+}
+
+impl Refused {
+    fn new(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
+        anyhow!(Self { code, error: error.into() })
+    }
+
+    /// The command line is wrong.
+    pub fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
+        Self::new(code::USAGE, error)
+    }
+
+    /// The data cannot be used.
+    pub fn bad_data(error: impl Into<anyhow::Error>) -> anyhow::Error {
+        Self::new(code::BAD_DATA, error)
+    }
+
+    /// There is no input.
+    pub fn no_input(error: impl Into<anyhow::Error>) -> anyhow::Error {
+        Self::new(code::NO_INPUT, error)
+    }
+
+    /// The spec asks for something that cannot be.
+    pub fn config(error: impl Into<anyhow::Error>) -> anyhow::Error {
+        Self::new(code::CONFIG, error)
+    }
+
+    /// Weights so large that their sums would not be exact.
+    pub fn too_heavy() -> anyhow::Error {
+        Self::bad_data(anyhow!(
+            "event weights are too large to be summed exactly; lower events.weights or set value_max"
+        ))
+    }
+}
+
+/// The exit code for an error: that of the first cause that has one.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    error.chain().find_map(code_of).unwrap_or(code::INTERNAL)
+}
+
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if let Some(error) = cause.downcast_ref::<Refused>() {
+        return Some(error.code);
+    }
+    if let Some(error) = cause.downcast_ref::<AgreeError>() {
+        return Some(error.code);
+    }
+    if let Some(error) = cause.downcast_ref::<ListError>() {
+        return Some(error.exit_code());
+    }
+    if let Some(error) = cause.downcast_ref::<ReadError>() {
+        return Some(error.exit_code());
+    }
+    if let Some(error) = cause.downcast_ref::<PublishError>() {
+        return Some(error.exit_code());
+    }
+    if let Some(error) = cause.downcast_ref::<UrlError>() {
+        return Some(error.exit_code());
+    }
+    if cause.is::<SpecError>() {
+        return Some(code::CONFIG);
+    }
+    if cause.is::<crate::job::plan::PlanError>() {
+        return Some(code::CONFIG);
+    }
+    if cause.is::<KernelError>() || cause.is::<crate::schema::ColumnError>() {
+        return Some(code::BAD_DATA);
+    }
+    None
+}

@@ -1,0 +1,390 @@
+//! The stages of a run in their order.
+
+use super::*;
+use crate::job::spec::Fallback;
+use crate::kernels::histories::Calendar;
+use lists::ListInputs;
+use models::{PopularityModel, SegmentPopularity};
+use prepare::Prepared;
+use side::{ItemFacts, Segments};
+use tables::{ListCounts, Tables};
+
+/// Everything from the scan to the commit.
+pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -> Result<Outcome> {
+    let job = worker.job;
+    let (counts, prepared, segments, facts) = prepare_histories(worker)?;
+    let date = logical_date(job, &counts)?;
+    let path = RunPath::new(date, &job.request.run_id);
+    let ids = IdTypes { user: job.plan.user_id_type, item: job.plan.item_id_type };
+    let tables = Tables { output, path: &path, ids };
+    let (files, lists) = write_all(worker, &tables, &counts, &prepared, &segments, &facts)?;
+    let summary = Summary { counts: &counts, prepared: &prepared, lists: &lists };
+    let sums = summary.over_processes(worker)?;
+    let manifest = manifest(worker, date, fingerprint, &prepared.calendar, files, sums);
+    publish(worker, output, &path, manifest)
+}
+
+/// Scan, dictionary, shuffle, histories.
+fn prepare_histories(
+    worker: &mut Worker<'_>,
+) -> Result<(ScanCounts, Prepared, Segments, ItemFacts)> {
+    let job = worker.job;
+    let (plan, runtime, base) = (&job.plan, job.runtime, job.request.base.as_path());
+    let n_rows = plan.sources.iter().flat_map(|s| &s.files).map(FilePlan::rows).sum();
+    let scan = worker.stage("scan", Some((n_rows, "rows")), |worker| {
+        let denied = side::denied_users(runtime, plan, base)?;
+        prepare::scan(worker, &denied)
+    })?;
+    let counts = prepare::agree_on_counts(worker, prepare::counts(&scan));
+    check_rejects(plan, &counts)?;
+    let (dictionary, shuffled) = worker.stage("shuffle", None, |worker| {
+        let dictionary = prepare::dictionary(worker, &scan);
+        let shuffled = prepare::shuffle(worker, scan, &dictionary);
+        Ok((dictionary, shuffled))
+    })?;
+    let side = worker.stage("side tables", None, |worker| {
+        let facts = side::items(runtime, plan, base, &dictionary)?;
+        let segments = side::segments(runtime, plan, base, &prepare::owned_shards(worker))?;
+        Ok((facts, segments))
+    })?;
+    let (facts, segments) = side;
+    let calendar = calendar(plan, &counts);
+    let prepared = worker.stage("histories", Some((counts.rows, "rows")), |worker| {
+        let segment_of = |user: crate::types::IdRef<'_>| segments.of(user);
+        let segment_of: Option<&(dyn Fn(crate::types::IdRef<'_>) -> u32 + Sync)> =
+            if plan.spec.users.is_some() { Some(&segment_of) } else { None };
+        prepare::histories(worker, shuffled, dictionary, calendar, segment_of)
+    })?;
+    check_not_empty(&prepared)?;
+    Ok((counts, prepared, segments, facts))
+}
+
+/// Refuses an input of which too much cannot be used.
+fn check_rejects(plan: &Plan, counts: &ScanCounts) -> Result<()> {
+    let (rejected, rows) = (counts.n_rejected(), counts.rows);
+    let allowed = plan.spec.limits.reject_share_max;
+    if rows == 0 {
+        return Err(Refused::no_input(anyhow!(
+            "the logs hold no row: {}; check events.url",
+            plan.sources.iter().map(|source| source.url.as_str()).collect::<Vec<_>>().join(", ")
+        )));
+    }
+    if rejected as f64 <= allowed * rows as f64 {
+        return Ok(());
+    }
+    let by_reason = counts.rejected_by_reason();
+    let reasons: Vec<String> =
+        by_reason.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    let ((file, row_group, _), first) =
+        counts.rejected.iter().next().expect("a rejected row has a place");
+    Err(Refused::bad_data(anyhow!(
+        "{rejected} of {rows} rows cannot be used ({}), first in row {} of \"{file}\" (row group \
+         {row_group}), and limits.reject_share_max is {allowed}; repair the input or raise the limit",
+        reasons.join(", "),
+        first.first_row
+    )))
+}
+
+/// Refuses to publish tables without a single item.
+fn check_not_empty(prepared: &Prepared) -> Result<()> {
+    if !prepared.item_ids.is_empty() {
+        return Ok(());
+    }
+    let filtered = prepared.filtered;
+    let reasons = filtered.by_reason();
+    let reasons: Vec<String> = reasons
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    Err(Refused::no_input(anyhow!(
+        "no item is left after all filters ({}); check the event types in events.weights, \
+         history.window_days, history.users_per_item_min and as_of",
+        if reasons.is_empty() { "no row counts".to_owned() } else { reasons.join(", ") }
+    )))
+}
+
+/// When events count: `as_of` from the plan, else just after the newest event.
+fn calendar(plan: &Plan, counts: &ScanCounts) -> Calendar {
+    let newest = (counts.newest_us != i64::MIN).then(|| counts.newest_us + 1);
+    // A log without times has all its events at 0.
+    let as_of_us = plan.as_of_us.or(newest).unwrap_or(1);
+    plan.calendar(as_of_us, counts.oldest_us.min(as_of_us))
+}
+
+/// The day the result is for: the flag, else the day before `as_of`, else today.
+fn logical_date(job: &Job<'_>, counts: &ScanCounts) -> Result<Date> {
+    if let Some(date) = job.plan.logical_date {
+        return Ok(date);
+    }
+    let now = if job.plan.has_times() {
+        calendar(&job.plan, counts).as_of_us
+    } else {
+        job.request.started_at_us
+    };
+    Ok(plan::date_before(now, &job.plan.time_zone())?)
+}
+
+fn write_all(
+    worker: &mut Worker<'_>,
+    tables: &Tables<'_>,
+    counts: &ScanCounts,
+    prepared: &Prepared,
+    segments: &Segments,
+    facts: &ItemFacts,
+) -> Result<(Vec<PublishedFile>, ListCounts)> {
+    let job = worker.job;
+    let spec = &job.plan.spec;
+    let first = worker.shell.index == 0;
+    let mut files = Vec::new();
+    let popularity = PopularityModel::of_all(prepared);
+    let by_segment: Vec<SegmentPopularity> = models::by_segment(prepared, segments.names.len());
+    let debias = models::debias(spec, &popularity);
+    files.extend(worker.stage("popularity", None, |worker| {
+        let mut files = tables.users(worker, prepared, segments)?;
+        if !first {
+            return Ok(files);
+        }
+        files.push(tables.rejects(counts)?);
+        files.push(tables.items(prepared, facts)?);
+        if let Some(section) = &spec.popularity {
+            let prior = section.trend_prior;
+            files.push(tables.item_popularity(prepared, &popularity, prior)?);
+            if spec.users.is_some() {
+                files.push(tables.item_popularity_by_segment(
+                    prepared,
+                    segments,
+                    &by_segment,
+                    prior,
+                )?);
+            }
+        }
+        if let Some(weights) = &debias {
+            files.push(tables.debias_weights(prepared, weights)?);
+        }
+        Ok(files)
+    })?);
+    let mut neighbors = None;
+    if let Some(section) = &spec.item_neighbors {
+        let n_items = prepared.item_ids.len() as u64;
+        let lists = worker.stage("item neighbors", Some((n_items, "items")), |worker| {
+            models::neighbors(worker, prepared, section)
+        })?;
+        files.extend(worker.stage("write neighbors", None, |worker| {
+            tables.item_neighbors(worker, prepared, &lists)
+        })?);
+        neighbors = Some(lists);
+    }
+    let mut list_counts = ListCounts::default();
+    if let Some(top_k) = &spec.top_k {
+        let recommendable: Vec<bool> = (0..prepared.dictionary.len())
+            .filter(|&rank| prepared.idx_of_rank[rank] != u32::MAX)
+            .map(|rank| facts.recommendable[rank])
+            .collect();
+        let shares: Vec<_> = by_segment.into_iter().map(|segment| segment.shares).collect();
+        let inputs = ListInputs {
+            top_k,
+            rankers: spec.candidates().rankers().collect(),
+            neighbors: neighbors.as_ref(),
+            popularity: &popularity.shares,
+            popularity_by_segment: &shares,
+            recommendable: &recommendable,
+            discounts: debias.as_ref().filter(|_| top_k.debias).map(|d| d.discount.as_slice()),
+            fallback: spec.fallback() == Fallback::Popularity,
+            affinity_unit: prepared.calendar.decay.unit(),
+            scratches: ListInputs::scratches(job.threads, prepared.item_ids.len()),
+        };
+        let n_users = prepared.shards.iter().map(|shard| shard.n_users() as u64).sum();
+        let (written, counts) =
+            worker.stage("top-k lists", Some((n_users, "users")), |worker| {
+                let (mut files, counts) = tables.user_lists(worker, prepared, &inputs)?;
+                if first && spec.popularity.is_some() {
+                    files.push(tables.default_top_k(prepared, segments, &inputs)?);
+                }
+                Ok((files, counts))
+            })?;
+        files.extend(written);
+        list_counts = counts;
+    }
+    Ok((gather_files(worker, files)?, list_counts))
+}
+
+/// The files of all processes, in the order of their paths.
+fn gather_files(worker: &mut Worker<'_>, files: Vec<PublishedFile>) -> Result<Vec<PublishedFile>> {
+    let encoded = serde_json::to_vec(&files).context("file entries cannot be written as JSON")?;
+    let mut all: Vec<PublishedFile> = Vec::new();
+    for part in worker.shell.collectives.all_gather(encoded.into()) {
+        let files: Vec<PublishedFile> =
+            serde_json::from_slice(&part).context("file entries of a peer cannot be read")?;
+        all.extend(files);
+    }
+    all.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    Ok(all)
+}
+
+/// Counts for the manifest.
+struct Summary<'a> {
+    counts: &'a ScanCounts,
+    prepared: &'a Prepared,
+    lists: &'a ListCounts,
+}
+
+impl Summary<'_> {
+    /// Adds up what each process knows, and holds rows in against rows used, filtered and rejected.
+    fn over_processes(&self, worker: &mut Worker<'_>) -> Result<Map<String, Value>> {
+        let shards = &self.prepared.shards;
+        let sum = |of: &dyn Fn(&crate::types::Histories) -> usize| {
+            shards.iter().map(|shard| of(shard) as i64).sum::<i64>()
+        };
+        let local = vec![
+            sum(&|shard| shard.n_users()),
+            sum(&|shard| (0..shard.n_users()).filter(|&row| !shard.of(row).0.is_empty()).count()),
+            sum(&|shard| shard.affinities.len()),
+            self.lists.rows as i64,
+            self.lists.fallback_rows as i64,
+            self.lists.short_lists as i64,
+        ];
+        let sums = worker.shell.collectives.all_reduce_sum(local)?;
+        let mut filtered = self.counts.filtered.clone();
+        for (reason, count) in self.prepared.filtered.by_reason() {
+            if count > 0 {
+                *filtered.entry(reason.to_owned()).or_default() += count;
+            }
+        }
+        let rejected = self.counts.rejected_by_reason();
+        let n_filtered: u64 = filtered.values().sum();
+        let n_rejected: u64 = rejected.values().sum();
+        let rows = self.counts.rows;
+        if rows != self.prepared.rows_used + n_filtered + n_rejected {
+            return Err(anyhow!(
+                "{rows} rows were read, but {} used, {n_filtered} filtered and {n_rejected} \
+                 rejected; this is a defect, please report it",
+                self.prepared.rows_used
+            ));
+        }
+        let counts = json!({
+            "rows": rows,
+            "rows_used": self.prepared.rows_used,
+            "rows_filtered": filtered,
+            "rows_rejected": rejected,
+            "unlisted_events": self.counts.unlisted_events,
+            "files_pruned": worker.job.plan.files_pruned,
+            "users": sums[0],
+            "users_with_history": sums[1],
+            "items": self.prepared.dictionary.len(),
+            "items_eligible": self.prepared.item_ids.len(),
+            "interactions": sums[2],
+            "interactions_dropped": {
+                "too_few_users": self.prepared.dropped.too_few_users,
+                "over_cap": self.prepared.dropped.over_cap,
+            },
+            "users_over_cap": self.prepared.dropped.users_over_cap,
+            "list_rows": sums[3],
+            "list_rows_fallback": sums[4],
+            "lists_short": sums[5],
+        });
+        match counts {
+            Value::Object(counts) => Ok(counts),
+            _ => unreachable!("counts are an object"),
+        }
+    }
+}
+
+fn manifest(
+    worker: &Worker<'_>,
+    date: Date,
+    fingerprint: &str,
+    calendar: &Calendar,
+    files: Vec<PublishedFile>,
+    counts: Map<String, Value>,
+) -> Manifest {
+    let plan = &worker.job.plan;
+    let request = worker.job.request;
+    let as_of_us = if plan.has_times() { calendar.as_of_us } else { request.started_at_us };
+    let logs = plan.sources.iter().flat_map(|source| &source.files);
+    Manifest {
+        format: crate::store::FORMAT,
+        run_id: request.run_id.clone(),
+        logical_date: date.to_string(),
+        as_of: rfc3339(as_of_us),
+        spec_sha256: sha256_hex(plan.spec.resolved().as_bytes()),
+        input: logs
+            .chain(plan.side_tables.files())
+            .map(|file| ManifestInput::from(&input_file(file)))
+            .collect(),
+        fingerprint: fingerprint.to_owned(),
+        code_version: env!("CARGO_PKG_VERSION").to_owned(),
+        instruction_set: instruction_set(),
+        embedding_space_id: None,
+        shards: plan.n_shards,
+        files,
+        counts,
+        stages: worker.stages.clone(),
+        nonce: request.run_id.clone(),
+    }
+}
+
+fn rfc3339(time_us: i64) -> String {
+    jiff::Timestamp::from_microsecond(time_us)
+        .map_or_else(|_| "out of range".to_owned(), |instant| instant.to_string())
+}
+
+/// Process 0 writes the report and commits; the others wait for its word.
+fn publish(
+    worker: &mut Worker<'_>,
+    output: &Output,
+    path: &RunPath,
+    manifest: Manifest,
+) -> Result<Outcome> {
+    let request = worker.job.request;
+    let encoded = worker.stage("publish", None, |worker| {
+        if worker.shell.index != 0 {
+            return Ok(Vec::new());
+        }
+        output.put(&path.file("_plan.json"), to_json(&worker.job.plan)?)?;
+        output.put(&path.file("_report.json"), to_json(&report(&manifest))?)?;
+        if !request.publish {
+            return Ok(Vec::new());
+        }
+        let published_at = rfc3339(request.started_at_us);
+        let published = output.publish(path, &manifest, &published_at, request.force)?;
+        let (Published::New(current) | Published::Already(current)) = published;
+        Ok(serde_json::to_vec(&current)?)
+    })?;
+    if !request.publish {
+        return Ok(Outcome::NotPublished { manifest: Box::new(manifest) });
+    }
+    let first = (worker.shell.index == 0).then(|| encoded.into());
+    let current = worker.shell.collectives.broadcast(0, first);
+    let current: Current =
+        serde_json::from_slice(&current).context("the commit of process 0 cannot be read")?;
+    if current.run_id != request.run_id {
+        return Ok(Outcome::AlreadyPublished { current });
+    }
+    Ok(Outcome::Published { current, manifest: Box::new(manifest) })
+}
+
+fn to_json(value: &impl Serialize) -> Result<bytes::Bytes> {
+    let mut json = serde_json::to_vec_pretty(value)?;
+    json.push(b'\n');
+    Ok(json.into())
+}
+
+/// What happened, for people and dashboards.
+fn report(manifest: &Manifest) -> Value {
+    let rows: BTreeMap<&str, u64> =
+        manifest.files.iter().fold(BTreeMap::new(), |mut rows, file| {
+            *rows.entry(file.table.as_str()).or_default() += file.rows;
+            rows
+        });
+    json!({
+        "run_id": manifest.run_id,
+        "logical_date": manifest.logical_date,
+        "as_of": manifest.as_of,
+        "code_version": manifest.code_version,
+        "counts": manifest.counts,
+        "table_rows": rows,
+        "stages": manifest.stages,
+        "seconds": manifest.stages.iter().map(|stage| stage.seconds).sum::<f64>(),
+    })
+}

@@ -1,0 +1,554 @@
+//! Published tables: rows from results, batches of a fixed size, one file after the other.
+
+use anyhow::Result;
+use rayon::prelude::*;
+
+use super::lists::{ListInputs, UserList};
+use super::models::{PopularityModel, SegmentPopularity};
+use super::prepare::Prepared;
+use super::side::{ItemFacts, Segments};
+use super::{Worker, counts::ScanCounts};
+use crate::job::spec::{Ranker, Shape};
+use crate::kernels::debias::DebiasWeights;
+use crate::kernels::item_totals::{ItemSum, sum_of};
+use crate::kernels::{NeighborLists, popularity};
+use crate::schema::{
+    DebiasWeightRows, DefaultTopKRows, IdRows, IdTypes, ItemNeighborRows,
+    ItemPopularityBySegmentRows, ItemPopularityRows, ItemRows, OptionalIdRows, RejectRows, Source,
+    Table, UserRows, UserTopKListRows, UserTopKRows, tables,
+};
+use crate::store::{BATCH_ROWS, Output, PublishedFile, RunPath, TableFile, put_file};
+use crate::types::{AFFINITY_ONE, Histories, ItemIdx};
+
+/// Items per file of a table that is cut by items.
+const ITEMS_PER_PART: usize = 65_536;
+
+/// Users whose lists are in memory at a time.
+const USERS_PER_WAVE: usize = 8_192;
+
+/// Where and how tables of this run are written.
+pub(super) struct Tables<'a> {
+    pub(super) output: &'a Output,
+    pub(super) path: &'a RunPath,
+    pub(super) ids: IdTypes,
+}
+
+impl Tables<'_> {
+    fn start(&self, table: &Table) -> Result<TableFile> {
+        Ok(TableFile::new(table.name, &table.arrow_schema(self.ids), table.key)?)
+    }
+
+    fn put(&self, file: TableFile, part: u32, n_parts: u32) -> Result<PublishedFile> {
+        let encoded = file.finish()?;
+        let path = self.path.table_part(&encoded.table, part, n_parts);
+        Ok(put_file(self.output, &path, encoded)?)
+    }
+
+    /// Writes one file of `n_rows` rows; `batch` gives the rows of a range.
+    fn whole(
+        &self,
+        table: &Table,
+        n_rows: usize,
+        batch: impl Fn(std::ops::Range<usize>) -> Result<arrow::array::RecordBatch>,
+    ) -> Result<PublishedFile> {
+        let mut file = self.start(table)?;
+        for start in (0..n_rows).step_by(BATCH_ROWS) {
+            file.write(&batch(start..n_rows.min(start + BATCH_ROWS))?)?;
+        }
+        self.put(file, 0, 1)
+    }
+
+    /// `items`: every id of the log.
+    pub(super) fn items(&self, prepared: &Prepared, facts: &ItemFacts) -> Result<PublishedFile> {
+        let time = |time: i64| (time.unsigned_abs() < 1 << 62 && time != 0).then_some(time);
+        self.whole(&tables::ITEMS, prepared.dictionary.len(), |rows| {
+            let idx = |rank: usize| prepared.idx_of_rank[rank];
+            let sums: Vec<ItemSum> =
+                rows.clone().map(|rank| sum_of(&prepared.sums, rank)).collect();
+            let reason = |rank: usize, sum: &ItemSum| match (idx(rank), sum.users) {
+                (u32::MAX, 0) => Some("outside_window"),
+                (u32::MAX, _) => Some("too_few_users"),
+                _ => None,
+            };
+            let rows_u32 = rows.clone().map(|rank| rank as u32).collect();
+            let batch = ItemRows {
+                item: IdRows { ids: &prepared.dictionary, rows: rows_u32 },
+                item_idx: rows
+                    .clone()
+                    .map(|rank| (idx(rank) != u32::MAX).then_some(i64::from(idx(rank))))
+                    .collect(),
+                title: rows.clone().map(|rank| facts.titles[rank].as_deref()).collect(),
+                events: sums.iter().map(|sum| sum.events).collect(),
+                users: sums.iter().map(|sum| sum.users).collect(),
+                first_event: rows.clone().map(|rank| time(prepared.times[2 * rank])).collect(),
+                last_event: rows.clone().map(|rank| time(prepared.times[2 * rank + 1])).collect(),
+                eligible: rows.clone().map(|rank| idx(rank) != u32::MAX).collect(),
+                reason: rows.clone().zip(&sums).map(|(rank, sum)| reason(rank, sum)).collect(),
+            };
+            Ok(batch.into_batch(self.ids)?)
+        })
+    }
+
+    /// `item_popularity`: the items kept.
+    pub(super) fn item_popularity(
+        &self,
+        prepared: &Prepared,
+        model: &PopularityModel,
+        prior: f64,
+    ) -> Result<PublishedFile> {
+        self.whole(&tables::ITEM_POPULARITY, model.sums.len(), |rows| {
+            let items =
+                rows.map(|item| (ItemIdx(item as u32), model.sums[item], model.ranks[item]));
+            Ok(popularity_rows(prepared, items.collect(), prior).into_batch(self.ids)?)
+        })
+    }
+
+    /// `item_popularity_by_segment`: items that the users of a segment have.
+    pub(super) fn item_popularity_by_segment(
+        &self,
+        prepared: &Prepared,
+        segments: &Segments,
+        models: &[SegmentPopularity],
+        prior: f64,
+    ) -> Result<PublishedFile> {
+        let rows: Vec<(usize, usize)> = models
+            .iter()
+            .enumerate()
+            .flat_map(|(segment, model)| (0..model.items.len()).map(move |place| (segment, place)))
+            .collect();
+        self.whole(&tables::ITEM_POPULARITY_BY_SEGMENT, rows.len(), |range| {
+            let rows = &rows[range];
+            let items = rows.iter().map(|&(segment, place)| models[segment].items[place]);
+            let batch = ItemPopularityBySegmentRows {
+                segment: rows
+                    .iter()
+                    .map(|&(segment, _)| segments.names[segment].as_str())
+                    .collect(),
+                popularity: popularity_rows(prepared, items.collect(), prior),
+            };
+            Ok(batch.into_batch(self.ids)?)
+        })
+    }
+
+    /// `debias_weights`: the items kept.
+    pub(super) fn debias_weights(
+        &self,
+        prepared: &Prepared,
+        weights: &DebiasWeights,
+    ) -> Result<PublishedFile> {
+        self.whole(&tables::DEBIAS_WEIGHTS, weights.discount.len(), |rows| {
+            let batch = DebiasWeightRows {
+                item: kept(prepared, rows.clone()),
+                item_idx: rows.clone().map(|item| item as i64).collect(),
+                propensity: weights.propensity[rows.clone()].to_vec(),
+                ips_weight: weights.ips_weight[rows.clone()].to_vec(),
+                discount: weights.discount[rows].to_vec(),
+            };
+            Ok(batch.into_batch(self.ids)?)
+        })
+    }
+
+    /// `default_top_k`: popular items for visitors, by segment; `*` for every visitor.
+    pub(super) fn default_top_k(
+        &self,
+        prepared: &Prepared,
+        segments: &Segments,
+        inputs: &ListInputs<'_>,
+    ) -> Result<PublishedFile> {
+        let mut rows: Vec<(&str, i32, ItemIdx, f32)> = Vec::new();
+        let mut add = |segment, popular: &[(ItemIdx, f32)]| {
+            let allowed = popular.iter().filter(|(item, _)| inputs.recommendable[item.index()]);
+            let ranked = (1..).zip(allowed.take(inputs.top_k.k));
+            rows.extend(ranked.map(|(rank, &(item, share))| (segment, rank, item, share)));
+        };
+        // "*" sorts among the names like any other text.
+        let mut every = Some(());
+        for (name, popular) in segments.names.iter().zip(inputs.popularity_by_segment) {
+            if name.as_str() > tables::EVERY_SEGMENT && every.take().is_some() {
+                add(tables::EVERY_SEGMENT, inputs.popularity);
+            }
+            add(name, popular);
+        }
+        if every.is_some() {
+            add(tables::EVERY_SEGMENT, inputs.popularity);
+        }
+        self.whole(&tables::DEFAULT_TOP_K, rows.len(), |range| {
+            let rows = &rows[range];
+            let batch = DefaultTopKRows {
+                segment: rows.iter().map(|row| row.0).collect(),
+                rank: rows.iter().map(|row| row.1).collect(),
+                item: IdRows {
+                    ids: &prepared.item_ids,
+                    rows: rows.iter().map(|row| row.2.0).collect(),
+                },
+                score: rows.iter().map(|row| row.3).collect(),
+            };
+            Ok(batch.into_batch(self.ids)?)
+        })
+    }
+
+    /// `rejects`: where rows could not be used.
+    pub(super) fn rejects(&self, counts: &ScanCounts) -> Result<PublishedFile> {
+        let rows: Vec<_> = counts.rejected.iter().collect();
+        self.whole(&tables::REJECTS, rows.len(), |range| {
+            let mut batch = RejectRows::default();
+            for ((file, row_group, reason), rejected) in &rows[range] {
+                batch.file.push(file);
+                batch.row_group.push(*row_group as i32);
+                batch.reason.push(reason);
+                batch.count.push(rejected.count as i64);
+                batch.first_row.push(rejected.first_row as i64);
+            }
+            Ok(batch.into_batch(self.ids)?)
+        })
+    }
+
+    /// `item_neighbors`: the parts that this process writes.
+    pub(super) fn item_neighbors(
+        &self,
+        worker: &Worker<'_>,
+        prepared: &Prepared,
+        lists: &NeighborLists,
+    ) -> Result<Vec<PublishedFile>> {
+        let n_parts = prepared.item_ids.len().div_ceil(ITEMS_PER_PART).max(1);
+        let mine: Vec<usize> =
+            (0..n_parts).filter(|part| part % worker.shell.peers == worker.shell.index).collect();
+        worker.pool.install(|| {
+            mine.into_par_iter()
+                .map(|part| self.neighbor_part(prepared, lists, part, n_parts))
+                .collect()
+        })
+    }
+
+    fn neighbor_part(
+        &self,
+        prepared: &Prepared,
+        lists: &NeighborLists,
+        part: usize,
+        n_parts: usize,
+    ) -> Result<PublishedFile> {
+        let items = part * ITEMS_PER_PART..lists.n_rows().min((part + 1) * ITEMS_PER_PART);
+        let mut file = self.start(&tables::ITEM_NEIGHBORS)?;
+        let mut batches = Batches::new(|rows: &[(u32, i32, ItemIdx, f32, u32)]| {
+            let batch = ItemNeighborRows {
+                item: IdRows {
+                    ids: &prepared.item_ids,
+                    rows: rows.iter().map(|row| row.0).collect(),
+                },
+                rank: rows.iter().map(|row| row.1).collect(),
+                neighbor: IdRows {
+                    ids: &prepared.item_ids,
+                    rows: rows.iter().map(|row| row.2.0).collect(),
+                },
+                score: rows.iter().map(|row| row.3).collect(),
+                support: rows.iter().map(|row| i64::from(row.4)).collect(),
+            };
+            Ok(file.write(&batch.into_batch(self.ids)?)?)
+        });
+        for item in items {
+            let row = lists.of(item);
+            for place in 0..row.items.len() {
+                let (neighbor, score) = (row.items[place], row.scores[place]);
+                let support = row.supports[place];
+                batches.push((item as u32, place as i32 + 1, neighbor, score, support))?;
+            }
+        }
+        batches.finish()?;
+        self.put(file, part as u32, n_parts as u32)
+    }
+
+    /// `users`: one file per shard.
+    pub(super) fn users(
+        &self,
+        worker: &Worker<'_>,
+        prepared: &Prepared,
+        segments: &Segments,
+    ) -> Result<Vec<PublishedFile>> {
+        let n_shards = worker.job.plan.n_shards;
+        worker.pool.install(|| {
+            let shards = prepared.shards.par_iter();
+            shards.map(|shard| self.users_of(shard, segments, n_shards)).collect()
+        })
+    }
+
+    fn users_of(
+        &self,
+        shard: &Histories,
+        segments: &Segments,
+        n_shards: u32,
+    ) -> Result<PublishedFile> {
+        let mut file = self.start(&tables::USERS)?;
+        for start in (0..shard.n_users()).step_by(BATCH_ROWS) {
+            let rows = start..shard.n_users().min(start + BATCH_ROWS);
+            let n_items = |row: usize| shard.interactions.range(row).len();
+            let facts = &shard.facts[rows.clone()];
+            let time = |time: i64| (time != 0).then_some(time);
+            let segment = |row: usize| {
+                let segment = shard.segments.get(row).copied().unwrap_or(u32::MAX);
+                segments.names.get(segment as usize).map(String::as_str)
+            };
+            let reason = |row: usize| match (n_items(row), shard.facts[row].pairs) {
+                (0, 0) => Some("outside_window"),
+                (0, _) => Some("items_with_too_few_users"),
+                _ => None,
+            };
+            let batch = UserRows {
+                user: IdRows {
+                    ids: &shard.user_ids,
+                    rows: rows.clone().map(|row| row as u32).collect(),
+                },
+                user_idx: rows
+                    .clone()
+                    .map(|row| (n_items(row) > 0).then(|| shard.published_idx(row)))
+                    .collect(),
+                segment: rows.clone().map(segment).collect(),
+                events: facts.iter().map(|facts| i64::from(facts.events)).collect(),
+                items: rows.clone().map(|row| n_items(row) as i64).collect(),
+                first_event: facts.iter().map(|facts| time(facts.first_event_us)).collect(),
+                last_event: facts.iter().map(|facts| time(facts.last_event_us)).collect(),
+                eligible: rows.clone().map(|row| n_items(row) > 0).collect(),
+                reason: rows.clone().map(reason).collect(),
+            };
+            file.write(&batch.into_batch(self.ids)?)?;
+        }
+        self.put(file, shard.shard, n_shards)
+    }
+
+    /// `user_top_k`, or its other shape: one file per shard of this process.
+    ///
+    /// Many shards are computed side by side; of few shards the users are.
+    pub(super) fn user_lists(
+        &self,
+        worker: &Worker<'_>,
+        prepared: &Prepared,
+        inputs: &ListInputs<'_>,
+    ) -> Result<(Vec<PublishedFile>, ListCounts)> {
+        let shards = &prepared.shards;
+        let n_shards = worker.job.plan.n_shards;
+        let observer = worker.job.observer;
+        let many = shards.len() >= 2 * worker.pool.current_num_threads();
+        let of_shard = |shard: &Histories| {
+            let written = match inputs.top_k.shape {
+                Shape::Rows => self.lists_as_rows(shard, prepared, inputs, many, n_shards),
+                Shape::Lists => self.lists_as_lists(shard, prepared, inputs, many, n_shards),
+            };
+            observer.advance(shard.n_users() as u64);
+            written
+        };
+        let written: Result<Vec<_>> = worker.pool.install(|| match many {
+            true => shards.par_iter().with_max_len(1).map(of_shard).collect(),
+            false => shards.iter().map(of_shard).collect(),
+        });
+        let (files, counts): (Vec<_>, Vec<ListCounts>) = written?.into_iter().unzip();
+        Ok((files, counts.into_iter().fold(ListCounts::default(), ListCounts::plus)))
+    }
+
+    fn lists_as_rows(
+        &self,
+        shard: &Histories,
+        prepared: &Prepared,
+        inputs: &ListInputs<'_>,
+        sequential: bool,
+        n_shards: u32,
+    ) -> Result<(PublishedFile, ListCounts)> {
+        let mut file = self.start(&tables::USER_TOP_K)?;
+        let mut batches = Batches::new(|rows: &[ListRow]| {
+            let batch = UserTopKRows {
+                user: IdRows { ids: &shard.user_ids, rows: column(rows, |row| row.user) },
+                rank: column(rows, |row| row.rank),
+                item: IdRows { ids: &prepared.item_ids, rows: column(rows, |row| row.item) },
+                score: column(rows, |row| row.score),
+                source: column(rows, |row| row.source),
+                because_item: OptionalIdRows {
+                    ids: &prepared.item_ids,
+                    rows: column(rows, |row| row.because),
+                },
+            };
+            Ok(file.write(&batch.into_batch(self.ids)?)?)
+        });
+        let counts = each_list(shard, inputs, sequential, |user, list| {
+            list_rows(inputs, user, list).try_for_each(|row| batches.push(row))
+        })?;
+        batches.finish()?;
+        Ok((self.put(file, shard.shard, n_shards)?, counts))
+    }
+
+    fn lists_as_lists(
+        &self,
+        shard: &Histories,
+        prepared: &Prepared,
+        inputs: &ListInputs<'_>,
+        sequential: bool,
+        n_shards: u32,
+    ) -> Result<(PublishedFile, ListCounts)> {
+        let mut file = self.start(&tables::USER_TOP_K_LISTS)?;
+        let mut batches = Batches::new(|lists: &[(u32, Vec<ListRow>)]| {
+            let rows: Vec<ListRow> = lists.iter().flat_map(|(_, rows)| rows).copied().collect();
+            let batch = UserTopKListRows {
+                user: IdRows { ids: &shard.user_ids, rows: column(lists, |list| list.0) },
+                list_lengths: lists.iter().map(|(_, rows)| rows.len()).collect(),
+                item: IdRows { ids: &prepared.item_ids, rows: column(&rows, |row| row.item) },
+                score: column(&rows, |row| row.score),
+                source: column(&rows, |row| row.source),
+                because_item: OptionalIdRows {
+                    ids: &prepared.item_ids,
+                    rows: column(&rows, |row| row.because),
+                },
+            };
+            Ok(file.write(&batch.into_batch(self.ids)?)?)
+        });
+        let counts = each_list(shard, inputs, sequential, |user, list| {
+            batches.push((user, list_rows(inputs, user, list).collect()))
+        })?;
+        batches.finish()?;
+        Ok((self.put(file, shard.shard, n_shards)?, counts))
+    }
+}
+
+/// How well lists were filled.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ListCounts {
+    /// Entries of all lists.
+    pub(super) rows: u64,
+    /// Entries that no ranker put there.
+    pub(super) fallback_rows: u64,
+    /// Lists shorter than `k`.
+    pub(super) short_lists: u64,
+}
+
+impl ListCounts {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            rows: self.rows + other.rows,
+            fallback_rows: self.fallback_rows + other.fallback_rows,
+            short_lists: self.short_lists + other.short_lists,
+        }
+    }
+
+    fn add(&mut self, inputs: &ListInputs<'_>, list: &UserList) {
+        let fallback = list.entries.iter().filter(|entry| inputs.source(entry.source).is_none());
+        self.rows += list.entries.len() as u64;
+        self.fallback_rows += fallback.count() as u64;
+        self.short_lists += u64::from(list.entries.len() < inputs.top_k.k);
+    }
+}
+
+/// Computes the lists of a shard wave by wave and gives them in order of the users.
+fn each_list(
+    shard: &Histories,
+    inputs: &ListInputs<'_>,
+    sequential: bool,
+    mut give: impl FnMut(u32, UserList) -> Result<()>,
+) -> Result<ListCounts> {
+    let mut counts = ListCounts::default();
+    let wave = if sequential { 256 } else { USERS_PER_WAVE };
+    for start in (0..shard.n_users()).step_by(wave) {
+        let users = start..shard.n_users().min(start + wave);
+        let lists: Vec<UserList> = match sequential {
+            true => users.clone().map(|user| inputs.list(shard, user)).collect(),
+            false => users.clone().into_par_iter().map(|user| inputs.list(shard, user)).collect(),
+        };
+        for (user, list) in users.zip(lists) {
+            audit(inputs, &list);
+            counts.add(inputs, &list);
+            give(user as u32, list)?;
+        }
+    }
+    Ok(counts)
+}
+
+/// What no published list may violate, whatever the models did.
+///
+/// # Panics
+/// If a list is too long, its scores rise or are not finite, or it holds an item twice or one that
+/// may not be recommended.
+fn audit(inputs: &ListInputs<'_>, list: &UserList) {
+    assert!(list.entries.len() <= inputs.top_k.k, "a list is longer than k");
+    assert!(list.entries.iter().all(|entry| entry.score.is_finite()), "a score is not finite");
+    assert!(list.entries.is_sorted_by(|a, b| a.score >= b.score), "scores rise along a list");
+    assert!(
+        list.entries.iter().all(|entry| inputs.recommendable[entry.item.index()]),
+        "a list holds an item that may not be recommended"
+    );
+}
+
+#[derive(Clone, Copy)]
+struct ListRow {
+    user: u32,
+    rank: i32,
+    item: u32,
+    score: f32,
+    source: Source,
+    because: Option<u32>,
+}
+
+fn list_rows(inputs: &ListInputs<'_>, user: u32, list: UserList) -> impl Iterator<Item = ListRow> {
+    let source = |entry| match inputs.source(entry) {
+        Some(Ranker::ItemNeighbors) => Source::ItemNeighbors,
+        Some(Ranker::Popularity) => Source::Popularity,
+        None => Source::Fallback,
+    };
+    let ranked = (1..).zip(list.entries).zip(list.because);
+    ranked.map(move |((rank, entry), because)| ListRow {
+        user,
+        rank,
+        item: entry.item.0,
+        score: entry.score,
+        source: source(entry.source),
+        because: because.map(|item| item.0),
+    })
+}
+
+fn column<R, T>(rows: &[R], field: impl Fn(&R) -> T) -> Vec<T> {
+    rows.iter().map(field).collect()
+}
+
+fn kept(prepared: &Prepared, items: std::ops::Range<usize>) -> IdRows<'_> {
+    IdRows { ids: &prepared.item_ids, rows: items.map(|item| item as u32).collect() }
+}
+
+fn popularity_rows(
+    prepared: &Prepared,
+    items: Vec<(ItemIdx, ItemSum, u32)>,
+    prior: f64,
+) -> ItemPopularityRows<'_> {
+    let unit = prepared.calendar.decay.unit();
+    let weight = |units: i64| units as f64 / AFFINITY_ONE as f64;
+    ItemPopularityRows {
+        item: IdRows { ids: &prepared.item_ids, rows: column(&items, |row| row.0.0) },
+        item_idx: column(&items, |row| i64::from(row.0.0)),
+        events: column(&items, |row| row.1.events),
+        users: column(&items, |row| row.1.users),
+        weight: column(&items, |row| weight(row.1.weight)),
+        weight_decayed: column(&items, |row| row.1.affinity as f64 * unit),
+        trend: column(&items, |(_, sum, _)| {
+            popularity::trend(sum.newer, sum.weight - sum.newer, prior) as f32
+        }),
+        rank: column(&items, |row| row.2 as i32),
+    }
+}
+
+/// Cuts rows into batches of [`BATCH_ROWS`] from the start of the file.
+struct Batches<R, W> {
+    rows: Vec<R>,
+    write: W,
+}
+
+impl<R, W: FnMut(&[R]) -> Result<()>> Batches<R, W> {
+    fn new(write: W) -> Self {
+        Self { rows: Vec::new(), write }
+    }
+
+    fn push(&mut self, row: R) -> Result<()> {
+        self.rows.push(row);
+        if self.rows.len() == BATCH_ROWS {
+            (self.write)(&self.rows)?;
+            self.rows.clear();
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<()> {
+        if self.rows.is_empty() { Ok(()) } else { (self.write)(&self.rows) }
+    }
+}

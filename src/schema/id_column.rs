@@ -1,0 +1,124 @@
+//! Reading ids out of whatever Arrow type they came in.
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, FixedSizeBinaryArray, LargeBinaryArray,
+};
+use arrow::buffer::{NullBuffer, ScalarBuffer};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type};
+
+use super::{SchemaError, ids::id_type_of};
+use crate::types::{IdRef, IdType};
+
+/// A column of ids of any accepted type, with fast access by row.
+///
+/// Integers are widened to 64 bits once per batch and strings are seen as bytes without a copy;
+/// a dictionary's values are converted once, not once per row.
+#[derive(Clone, Debug)]
+pub struct IdColumn {
+    id_type: IdType,
+    n_rows: usize,
+    nulls: Option<NullBuffer>,
+    /// Of a dictionary: per row, the row in `values`.
+    keys: Option<ScalarBuffer<i64>>,
+    values: Values,
+}
+
+#[derive(Clone, Debug)]
+enum Values {
+    Int(ScalarBuffer<i64>),
+    Bytes(BinaryArray),
+    LargeBytes(LargeBinaryArray),
+    BytesView(BinaryViewArray),
+    FixedBytes(FixedSizeBinaryArray),
+}
+
+impl IdColumn {
+    /// Wraps an array of any type that [`id_type_of`] accepts.
+    ///
+    /// # Errors
+    /// As [`id_type_of`].
+    pub fn try_new(array: &ArrayRef) -> Result<Self, SchemaError> {
+        let id_type = id_type_of(array.data_type())?;
+        // Of a dictionary, a row is null by its key or by its value.
+        let nulls = array.logical_nulls().filter(|nulls| nulls.null_count() > 0);
+        let (keys, values) = match array.as_any_dictionary_opt() {
+            Some(dictionary) => (Some(int64s(dictionary.keys())?), dictionary.values().as_ref()),
+            None => (None, array.as_ref()),
+        };
+        Ok(Self { id_type, n_rows: array.len(), nulls, keys, values: Values::try_new(values)? })
+    }
+
+    /// The type in which these ids are published.
+    pub fn id_type(&self) -> IdType {
+        self.id_type
+    }
+
+    /// Number of rows.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.n_rows == 0
+    }
+
+    /// Number of rows without an id.
+    pub fn null_count(&self) -> usize {
+        self.nulls.as_ref().map_or(0, NullBuffer::null_count)
+    }
+
+    /// Whether a row has no id.
+    #[inline]
+    pub fn is_null(&self, row: usize) -> bool {
+        self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row))
+    }
+
+    /// The id of a row, or `None` where it has none.
+    #[inline]
+    pub fn get_opt(&self, row: usize) -> Option<IdRef<'_>> {
+        (!self.is_null(row)).then(|| self.get(row))
+    }
+
+    /// The id of a row that is not null; of a null row, some id or a panic.
+    ///
+    /// # Panics
+    /// If `row` is out of range.
+    #[inline]
+    pub fn get(&self, row: usize) -> IdRef<'_> {
+        let row = self.keys.as_ref().map_or(row, |keys| keys[row] as usize);
+        match &self.values {
+            Values::Int(values) => IdRef::Int(values[row]),
+            Values::Bytes(values) => IdRef::Bytes(values.value(row)),
+            Values::LargeBytes(values) => IdRef::Bytes(values.value(row)),
+            Values::BytesView(values) => IdRef::Bytes(values.value(row)),
+            Values::FixedBytes(values) => IdRef::Bytes(values.value(row)),
+        }
+    }
+}
+
+impl Values {
+    fn try_new(array: &dyn Array) -> Result<Self, SchemaError> {
+        Ok(match array.data_type() {
+            DataType::Utf8 => Self::Bytes(array.as_string::<i32>().clone().into()),
+            DataType::LargeUtf8 => Self::LargeBytes(array.as_string::<i64>().clone().into()),
+            DataType::Utf8View => Self::BytesView(array.as_string_view().clone().to_binary_view()),
+            DataType::Binary => Self::Bytes(array.as_binary::<i32>().clone()),
+            DataType::LargeBinary => Self::LargeBytes(array.as_binary::<i64>().clone()),
+            DataType::BinaryView => Self::BytesView(array.as_binary_view().clone()),
+            DataType::FixedSizeBinary(_) => Self::FixedBytes(array.as_fixed_size_binary().clone()),
+            _ => Self::Int(int64s(array)?),
+        })
+    }
+}
+
+/// Integers of any width as 64-bit integers; without a copy where they are that already.
+fn int64s(array: &dyn Array) -> Result<ScalarBuffer<i64>, SchemaError> {
+    let wide = cast(array, &DataType::Int64).map_err(|source| {
+        let found = array.data_type().clone();
+        SchemaError::ReadIds { found, source }
+    })?;
+    Ok(wide.as_primitive::<Int64Type>().values().clone())
+}

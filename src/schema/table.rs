@@ -1,0 +1,126 @@
+//! What a table declares, and the Arrow schema that follows from it.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+
+use super::ids::id_data_type;
+use crate::types::IdType;
+
+/// The name of the elements of a list, as the Parquet format wants it.
+const ELEMENT: &str = "element";
+
+/// A published table.
+#[derive(Debug)]
+pub struct Table {
+    /// Its name, which is also the name of its folder and of its files in `schemas/`.
+    pub name: &'static str,
+    /// What it is for, in a sentence or three.
+    pub doc: &'static str,
+    /// The columns that identify a row. Rows of a file are sorted by them, ascending: integers by
+    /// value, strings and bytes by their bytes. They are required and come first.
+    pub key: &'static [&'static str],
+    /// All columns, in order.
+    pub columns: &'static [Column],
+    /// A query that shows what the table answers.
+    pub example: &'static str,
+}
+
+/// A column of a published table.
+#[derive(Debug)]
+pub struct Column {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type, ids left open.
+    pub kind: Kind,
+    /// Whether it may hold nulls.
+    pub nullable: bool,
+    /// The unit of its values; empty where there is none.
+    pub unit: &'static str,
+    /// What a value means, and what a null means where there may be one.
+    pub meaning: &'static str,
+}
+
+/// The type of a column. Ids come back in the type they came in, so theirs is known per run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A user id.
+    UserId,
+    /// An item id.
+    ItemId,
+    /// A 64-bit signed integer.
+    Int64,
+    /// A 32-bit signed integer.
+    Int32,
+    /// A 32-bit float, never NaN.
+    Float32,
+    /// A 64-bit float, never NaN.
+    Float64,
+    /// True or false.
+    Bool,
+    /// A string.
+    Utf8,
+    /// An instant: microseconds since 1970 in UTC.
+    TimestampUs,
+    /// A list whose elements are never null.
+    ListOf(&'static Kind),
+    /// A list whose elements may be null.
+    ListOfNullable(&'static Kind),
+}
+
+/// The types of the ids of one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdTypes {
+    /// The type of user ids.
+    pub user: IdType,
+    /// The type of item ids.
+    pub item: IdType,
+}
+
+impl Table {
+    /// The Arrow schema of this table: exact nullability, and no metadata, since equal rows must
+    /// give equal bytes.
+    pub fn arrow_schema(&self, ids: IdTypes) -> SchemaRef {
+        let field =
+            |column: &Column| Field::new(column.name, column.kind.data_type(ids), column.nullable);
+        Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
+    }
+
+    /// Positions of the key columns, in the order in which rows are sorted.
+    pub fn key_positions(&self) -> Vec<usize> {
+        self.key.iter().map(|name| self.position(name).expect("a key is a column")).collect()
+    }
+
+    /// The position of a column.
+    pub fn position(&self, column: &str) -> Option<usize> {
+        self.columns.iter().position(|c| c.name == column)
+    }
+}
+
+impl Kind {
+    /// The Arrow type of this kind, given the types of ids.
+    pub fn data_type(self, ids: IdTypes) -> DataType {
+        match self {
+            Self::UserId => id_data_type(ids.user),
+            Self::ItemId => id_data_type(ids.item),
+            Self::Int64 => DataType::Int64,
+            Self::Int32 => DataType::Int32,
+            Self::Float32 => DataType::Float32,
+            Self::Float64 => DataType::Float64,
+            Self::Bool => DataType::Boolean,
+            Self::Utf8 => DataType::Utf8,
+            Self::TimestampUs => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            Self::ListOf(of) => list_type(*of, false, ids),
+            Self::ListOfNullable(of) => list_type(*of, true, ids),
+        }
+    }
+}
+
+fn list_type(of: Kind, nullable: bool, ids: IdTypes) -> DataType {
+    DataType::List(element_field(of.data_type(ids), nullable))
+}
+
+/// The field of a list's elements.
+pub(super) fn element_field(data_type: DataType, nullable: bool) -> FieldRef {
+    Arc::new(Field::new(ELEMENT, data_type, nullable))
+}

@@ -1,0 +1,133 @@
+//! The manifest of a run, and where the files of a run lie below the output.
+
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::list::InputFile;
+
+/// The format of manifests that this version writes, and the newest it reads.
+pub const FORMAT: u32 = 1;
+
+/// What a run read and published: `_manifest.json`.
+///
+/// Fields come in this order; later versions may add some and rename none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// One attempt at publication: a name that is never used again.
+    pub run_id: String,
+    /// The day the run stands for, `YYYY-MM-DD`.
+    pub logical_date: String,
+    /// The end of the history that counts, exclusive, RFC 3339.
+    pub as_of: String,
+    /// Hex digest of the resolved spec.
+    pub spec_sha256: String,
+    /// The frozen input.
+    pub input: Vec<ManifestInput>,
+    /// Hex digest of all that decides the bytes of the tables: equal means already published.
+    pub fingerprint: String,
+    /// Version of this crate.
+    pub code_version: String,
+    /// The instruction set that all processes used.
+    pub instruction_set: String,
+    /// Equal where vectors may be compared; null in a run without vectors.
+    pub embedding_space_id: Option<String>,
+    /// Number of logical shards.
+    pub shards: u32,
+    /// The files that are the run.
+    pub files: Vec<PublishedFile>,
+    /// Rows read, filtered, rejected and written, by reason.
+    pub counts: Map<String, Value>,
+    /// The stages in the order they ran.
+    pub stages: Vec<Stage>,
+    /// Unique to this attempt: it tells our own write from an equal one of somebody else.
+    pub nonce: String,
+}
+
+/// One input file, as it was when the plan was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestInput {
+    /// The file's url in the user's own terms.
+    pub key: String,
+    /// Size.
+    pub bytes: u64,
+    /// Version.
+    pub etag: Option<String>,
+}
+
+impl From<&InputFile> for ManifestInput {
+    fn from(file: &InputFile) -> Self {
+        Self { key: file.url.clone(), bytes: file.bytes, etag: file.etag.clone() }
+    }
+}
+
+/// One file of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedFile {
+    /// Relative to the output.
+    pub path: String,
+    /// The table it is part of.
+    pub table: String,
+    /// Size.
+    pub bytes: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Hex digest of the file.
+    pub sha256: String,
+}
+
+/// One stage of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Its name.
+    pub name: String,
+    /// Wall clock.
+    pub seconds: f64,
+    /// What else the stage counts.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
+}
+
+/// Where the files of one run lie, relative to the output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunPath {
+    logical_date: String,
+    run_id: String,
+}
+
+impl RunPath {
+    /// The paths of run `run_id` of a day.
+    ///
+    /// # Panics
+    /// If the id holds anything but ASCII letters, digits and `-`: it becomes a folder name.
+    pub fn new(logical_date: Date, run_id: &str) -> Self {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        assert!(!run_id.is_empty() && run_id.chars().all(plain), "odd run id {run_id:?}");
+        Self { logical_date: logical_date.to_string(), run_id: run_id.to_owned() }
+    }
+
+    /// The part of `table` that logical shard `part` of `n_parts` writes.
+    ///
+    /// # Panics
+    /// If there is no such part.
+    pub fn table_part(&self, table: &str, part: u32, n_parts: u32) -> String {
+        assert!(part < n_parts, "part {part} of {n_parts}");
+        let Self { logical_date, run_id } = self;
+        format!(
+            "tables/{table}/logical_date={logical_date}/run_id={run_id}/\
+             part-{part:05}-of-{n_parts:05}.parquet"
+        )
+    }
+
+    /// A file beside the tables: `_report.json`, `_plan.json`, `manifests/items.txt`.
+    pub fn file(&self, name: &str) -> String {
+        format!("runs/{}/{}/{name}", self.logical_date, self.run_id)
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> String {
+        self.file("_manifest.json")
+    }
+}

@@ -1,0 +1,130 @@
+//! Tables as Parquet: the same rows give the same bytes.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::SortingColumn;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use sha2::{Digest, Sha256};
+
+use super::error::PublishError;
+
+/// Rows in every batch of a table file but its last, and in the batches that are read.
+pub const BATCH_ROWS: usize = 65_536;
+
+/// Rows in every row group of a table file but its last.
+const ROW_GROUP_ROWS: usize = 1 << 20;
+
+/// A table file under construction, in memory.
+///
+/// Page boundaries follow the batches, so these are cut every [`BATCH_ROWS`] rows from the start
+/// of the file. Nothing that differs between equal runs is written: no clock, no version of ours,
+/// no metadata of the schema.
+pub struct TableFile {
+    table: String,
+    writer: ArrowWriter<Vec<u8>>,
+    rows: u64,
+}
+
+/// A finished table file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedFile {
+    /// The table.
+    pub table: String,
+    /// The file.
+    pub bytes: Bytes,
+    /// Rows in it.
+    pub rows: u64,
+    /// Hex digest of `bytes`.
+    pub sha256: String,
+}
+
+impl TableFile {
+    /// Starts a file of `table`, whose rows come sorted by `sorted_by`, ascending, nulls last.
+    ///
+    /// # Errors
+    /// When Parquet has no form for a column.
+    ///
+    /// # Panics
+    /// If `sorted_by` names a column that is not there.
+    pub fn new(table: &str, schema: &Schema, sorted_by: &[&str]) -> Result<Self, PublishError> {
+        let schema = Arc::new(Schema::new(schema.fields().clone()));
+        let writer = properties(&schema, sorted_by)
+            .and_then(|properties| ArrowWriter::try_new(Vec::new(), schema, Some(properties)))
+            .map_err(|source| encode_error(table, source))?;
+        Ok(Self { table: table.to_owned(), writer, rows: 0 })
+    }
+
+    /// Appends the next [`BATCH_ROWS`] rows, or the last ones.
+    ///
+    /// # Errors
+    /// When the batch does not have the file's columns.
+    ///
+    /// # Panics
+    /// If a batch is larger than that, or follows one that was smaller: its pages would depend on
+    /// how the caller cut the rows.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), PublishError> {
+        let whole = self.rows.is_multiple_of(BATCH_ROWS as u64) && batch.num_rows() <= BATCH_ROWS;
+        assert!(whole, "batches of table {:?} are not cut every {BATCH_ROWS} rows", self.table);
+        self.rows += batch.num_rows() as u64;
+        self.writer.write(batch).map_err(|source| encode_error(&self.table, source))
+    }
+
+    /// Ends the file.
+    ///
+    /// # Errors
+    /// When Parquet refuses the footer.
+    pub fn finish(self) -> Result<EncodedFile, PublishError> {
+        let Self { table, writer, rows } = self;
+        let bytes = writer.into_inner().map_err(|source| encode_error(&table, source))?;
+        Ok(EncodedFile { sha256: sha256_hex(&bytes), bytes: bytes.into(), table, rows })
+    }
+}
+
+/// Every setting that moves a byte is written out: a new default of the library must not.
+fn properties(schema: &SchemaRef, sorted_by: &[&str]) -> Result<WriterProperties, ParquetError> {
+    let level = ZstdLevel::try_new(3).expect("3 is a zstd level");
+    Ok(WriterProperties::builder()
+        .set_created_by("tidemill".to_owned())
+        .set_writer_version(WriterVersion::PARQUET_2_0)
+        .set_compression(Compression::ZSTD(level))
+        .set_dictionary_enabled(true)
+        .set_dictionary_page_size_limit(1 << 20)
+        .set_data_page_size_limit(1 << 20)
+        .set_data_page_row_count_limit(20_000)
+        .set_write_batch_size(1024)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_bytes(None)
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_statistics_truncate_length(Some(64))
+        .set_column_index_truncate_length(Some(64))
+        .set_sorting_columns(sorting_columns(schema, sorted_by)?)
+        .build())
+}
+
+fn sorting_columns(
+    schema: &SchemaRef,
+    sorted_by: &[&str],
+) -> Result<Option<Vec<SortingColumn>>, ParquetError> {
+    let leaves = ArrowSchemaConverter::new().convert(schema)?;
+    let column = |name: &&str| {
+        let leaf = leaves.columns().iter().position(|leaf| leaf.path().string() == *name);
+        let leaf = leaf.unwrap_or_else(|| panic!("no column {name:?} to be sorted by"));
+        SortingColumn { column_idx: leaf as i32, descending: false, nulls_first: false }
+    };
+    Ok((!sorted_by.is_empty()).then(|| sorted_by.iter().map(column).collect()))
+}
+
+fn encode_error(table: &str, source: ParquetError) -> PublishError {
+    PublishError::Encode { table: table.to_owned(), source }
+}
+
+/// The SHA-256 of `bytes` in hex.
+pub(super) fn sha256_hex(bytes: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(bytes))
+}

@@ -1,0 +1,83 @@
+//! The sharded histories: what every model reads.
+
+use super::{Ids, ItemIdx};
+
+/// Item lists of consecutive users, end to end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ItemLists {
+    /// End of each user's list in `items`.
+    pub ends: Vec<u32>,
+    /// The lists, each ascending.
+    pub items: Vec<ItemIdx>,
+}
+
+impl ItemLists {
+    /// Where the list of `row` lies in `items`.
+    #[inline]
+    pub fn range(&self, row: usize) -> std::ops::Range<usize> {
+        let start = if row == 0 { 0 } else { self.ends[row - 1] };
+        start as usize..self.ends[row] as usize
+    }
+
+    /// The list of `row`, ascending.
+    #[inline]
+    pub fn of(&self, row: usize) -> &[ItemIdx] {
+        &self.items[self.range(row)]
+    }
+}
+
+/// The users of one logical shard and what they did, after every filter, limit and cap.
+///
+/// Users belong to shards by a stable hash of their id; within a shard they are sorted by id. Their
+/// row is their index. What depends on the order of users is defined per shard, never per process:
+/// that is why results do not change with the number of processes.
+#[derive(Clone, Debug)]
+pub struct Histories {
+    /// Which shard this is.
+    pub shard: u32,
+    /// The users' ids, ascending. Every user with a valid event is here, also without history.
+    pub user_ids: Ids,
+    /// Items of the history, ascending per user.
+    pub interactions: ItemLists,
+    /// Affinity of each interaction in units of 2⁻¹⁶ at the reference time; positive.
+    pub affinities: Vec<i64>,
+    /// Items never to recommend again: seen or excluded; from the whole log, uncapped.
+    pub seen: ItemLists,
+    /// Segment of each user as an index into the plan's segments, `u32::MAX` for none.
+    /// Empty where the spec has no segments.
+    pub segments: Vec<u32>,
+    /// What the `users` table says of each user.
+    pub facts: Vec<UserFacts>,
+}
+
+/// Counts of one user over the log as read, before `as_of`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UserFacts {
+    /// Valid events in the window.
+    pub events: u32,
+    /// Items with a positive affinity before support filter and cap.
+    pub pairs: u32,
+    /// Time of the first valid event, whatever the window.
+    pub first_event_us: i64,
+    /// Time of the last valid event.
+    pub last_event_us: i64,
+}
+
+impl Histories {
+    /// Number of users in the shard.
+    pub fn n_users(&self) -> usize {
+        self.user_ids.len()
+    }
+
+    /// The published index of the user in `row`: shard · 2³² + row.
+    pub fn published_idx(&self, row: usize) -> i64 {
+        (i64::from(self.shard) << 32) | row as i64
+    }
+
+    /// Items and affinities of the user in `row`.
+    #[inline]
+    pub fn of(&self, row: usize) -> (&[ItemIdx], &[i64]) {
+        let range = self.interactions.range(row);
+        (&self.interactions.items[range.clone()], &self.affinities[range])
+    }
+}
