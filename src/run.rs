@@ -259,7 +259,11 @@ fn already_published(
     fingerprint: &str,
 ) -> Result<Option<Current>> {
     let found = match shell.index {
-        0 if request.publish && !request.force => output.find_published(fingerprint),
+        // A run that died between its commit and the mirror is repaired on the way.
+        0 if request.publish && !request.force => match output.find_published(fingerprint) {
+            Ok(Some(current)) => output.mirror_current().map(|_| Some(current)),
+            other => other,
+        },
         _ => Ok(None),
     };
     let found = agree(shell, found.map_err(Into::into))?;

@@ -27,6 +27,7 @@ const ROW_GROUP_ROWS: usize = 1 << 20;
 /// no metadata of the schema.
 pub struct TableFile {
     table: String,
+    schema: SchemaRef,
     writer: ArrowWriter<Vec<u8>>,
     rows: u64,
 }
@@ -55,22 +56,27 @@ impl TableFile {
     pub fn new(table: &str, schema: &Schema, sorted_by: &[&str]) -> Result<Self, PublishError> {
         let schema = Arc::new(Schema::new(schema.fields().clone()));
         let writer = properties(&schema, sorted_by)
-            .and_then(|properties| ArrowWriter::try_new(Vec::new(), schema, Some(properties)))
+            .and_then(|properties| {
+                ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))
+            })
             .map_err(|source| encode_error(table, source))?;
-        Ok(Self { table: table.to_owned(), writer, rows: 0 })
+        Ok(Self { table: table.to_owned(), schema, writer, rows: 0 })
     }
 
     /// Appends the next [`BATCH_ROWS`] rows, or the last ones.
     ///
     /// # Errors
-    /// When the batch does not have the file's columns.
+    /// When Parquet refuses a value.
     ///
     /// # Panics
     /// If a batch is larger than that, or follows one that was smaller: its pages would depend on
-    /// how the caller cut the rows.
+    /// how the caller cut the rows. If it has other columns than the file, which the encoder would
+    /// drop or mix up without a word.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), PublishError> {
         let whole = self.rows.is_multiple_of(BATCH_ROWS as u64) && batch.num_rows() <= BATCH_ROWS;
         assert!(whole, "batches of table {:?} are not cut every {BATCH_ROWS} rows", self.table);
+        let same = batch.schema_ref().fields() == self.schema.fields();
+        assert!(same, "a batch of table {:?} has other columns", self.table);
         self.rows += batch.num_rows() as u64;
         self.writer.write(batch).map_err(|source| encode_error(&self.table, source))
     }
@@ -80,18 +86,19 @@ impl TableFile {
     /// # Errors
     /// When Parquet refuses the footer.
     pub fn finish(self) -> Result<EncodedFile, PublishError> {
-        let Self { table, writer, rows } = self;
+        let Self { table, writer, rows, .. } = self;
         let bytes = writer.into_inner().map_err(|source| encode_error(&table, source))?;
         Ok(EncodedFile { sha256: sha256_hex(&bytes), bytes: bytes.into(), table, rows })
     }
 }
 
-/// Every setting that moves a byte is written out: a new default of the library must not.
+/// Every setting that moves a byte is written out: a new default of the library must not. Version 1
+/// pages, since not every warehouse reads the delta encodings of version 2.
 fn properties(schema: &SchemaRef, sorted_by: &[&str]) -> Result<WriterProperties, ParquetError> {
     let level = ZstdLevel::try_new(3).expect("3 is a zstd level");
     Ok(WriterProperties::builder()
         .set_created_by("tidemill".to_owned())
-        .set_writer_version(WriterVersion::PARQUET_2_0)
+        .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_compression(Compression::ZSTD(level))
         .set_dictionary_enabled(true)
         .set_dictionary_page_size_limit(1 << 20)
