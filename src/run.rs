@@ -25,6 +25,7 @@ use crate::store::{
 };
 
 mod counts;
+mod history;
 mod lists;
 mod memory;
 mod models;
@@ -37,6 +38,7 @@ mod stages;
 mod tables;
 
 pub use counts::{Rejected, ScanCounts};
+pub use history::{UserEvent, events_of_user};
 pub use memory::{MemoryEstimate, predicted_memory};
 pub use planning::{PlanFlags, plan};
 pub use refused::{Refused, code, exit_code};

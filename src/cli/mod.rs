@@ -16,7 +16,9 @@ mod generate;
 mod generate_tests;
 mod plan;
 mod progress;
+mod published;
 mod run;
+mod show;
 mod summary;
 
 /// Precompute recommendations in batches: Parquet logs in, published top-K lists out
@@ -29,6 +31,7 @@ mod summary;
 Start here:
   tidemill run jobs/quickstart.toml            the whole job on a small log that comes with the project
   tidemill plan jobs/quickstart.toml           what a run would read and how much memory it needs
+  tidemill show jobs/quickstart.toml --user u000000001    one user's list beside their history
 
 Exit codes: 0 published (or published already), 64 usage, 65 bad data, 66 no input, 70 internal,
 74 local I/O, 75 temporary, 77 denied, 78 spec or store."
@@ -46,6 +49,7 @@ enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Plan(plan::PlanArgs),
+    Show(show::ShowArgs),
     Generate(generate::GenerateArgs),
 }
 
@@ -59,6 +63,7 @@ pub fn dispatch(cli: &Cli) -> Result<()> {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Show(args) => show::run(args),
         Command::Generate(args) => generate::run(args),
     }
 }

@@ -1,11 +1,154 @@
 //! What a run says when it is done.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
 
-use super::SpecArgs;
+use anyhow::{Context, Result};
+use indicatif::{BinaryBytes, HumanCount};
+use serde_json::Value;
+
+use super::published::{Published, UserList};
+use super::{SpecArgs, published};
 use crate::job::Spec;
 use crate::run::Outcome;
+use crate::store::{IoRuntime, Manifest, Output};
 
-pub(super) fn of(outcome: &Outcome, _spec: &Spec, _args: &SpecArgs) -> Result<String> {
-    Ok(serde_json::to_string_pretty(outcome)?)
+const EXAMPLES: usize = 3;
+const ENTRIES: usize = 4;
+
+/// The outcome of a run as text.
+pub(super) fn of(outcome: &Outcome, spec: &Spec, args: &SpecArgs) -> Result<String> {
+    match outcome {
+        Outcome::AlreadyPublished { current } => Ok(format!(
+            "{}: nothing to do; the same input and spec are published already, as generation {} of \
+             {}\n(--force publishes them again)",
+            spec.name, current.generation, current.logical_date
+        )),
+        Outcome::Published { current, manifest } => {
+            let head = format!(
+                "{}: published {} as generation {}",
+                spec.name, manifest.logical_date, current.generation
+            );
+            with_tables(&head, manifest, spec, args)
+        }
+        Outcome::NotPublished { manifest } => {
+            let head = format!(
+                "{}: {} is written but not published; no reader sees it",
+                spec.name, manifest.logical_date
+            );
+            with_tables(&head, manifest, spec, args)
+        }
+    }
+}
+
+fn with_tables(head: &str, manifest: &Manifest, spec: &Spec, args: &SpecArgs) -> Result<String> {
+    let mut out = format!("\n{head}\n\n{}", counts(manifest));
+    out += &tables(manifest, spec, args);
+    let runtime = IoRuntime::new().context("the threads for input cannot be started")?;
+    let output = Output::open(&runtime, &spec.output.url, &args.base())?;
+    let published = Published::new(output, manifest.clone());
+    out += &examples(&published)?;
+    out += &how_to_open(manifest, spec, args);
+    Ok(out)
+}
+
+fn counts(manifest: &Manifest) -> String {
+    let number = |key: &str| manifest.counts.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let reasons = |key: &str| -> String {
+        let map = manifest.counts.get(key).and_then(Value::as_object);
+        let reasons: Vec<String> = map
+            .into_iter()
+            .flatten()
+            .map(|(reason, n)| format!("{reason} {}", HumanCount(n.as_u64().unwrap_or(0))))
+            .collect();
+        if reasons.is_empty() { "none".to_owned() } else { reasons.join(", ") }
+    };
+    let mut out = format!(
+        "rows       {} read, {} used\nfiltered   {}\nrejected   {}\nusers      {}, {} with a \
+         history\nitems      {}, {} eligible; {} interactions\n",
+        HumanCount(number("rows")),
+        HumanCount(number("rows_used")),
+        reasons("rows_filtered"),
+        reasons("rows_rejected"),
+        HumanCount(number("users")),
+        HumanCount(number("users_with_history")),
+        HumanCount(number("items")),
+        HumanCount(number("items_eligible")),
+        HumanCount(number("interactions")),
+    );
+    let list_rows = number("list_rows");
+    if list_rows > 0 {
+        let share = 100.0 * number("list_rows_fallback") as f64 / list_rows as f64;
+        let _ = writeln!(out, "lists      {} rows, {share:.1} % fallback", HumanCount(list_rows));
+    }
+    out
+}
+
+fn tables(manifest: &Manifest, spec: &Spec, args: &SpecArgs) -> String {
+    let mut sums: BTreeMap<&str, (u64, u64, usize)> = BTreeMap::new();
+    for file in &manifest.files {
+        let sum = sums.entry(&file.table).or_default();
+        *sum = (sum.0 + file.rows, sum.1 + file.bytes, sum.2 + 1);
+    }
+    let mut out = format!("\ntables in {}\n", folder(spec, args));
+    for (table, (rows, bytes, files)) in sums {
+        let plural = if files == 1 { "file" } else { "files" };
+        let rows = HumanCount(rows).to_string();
+        let bytes = BinaryBytes(bytes).to_string();
+        let _ = writeln!(out, "  {table:<28}{rows:>12} rows {bytes:>12}  {files} {plural}");
+    }
+    out
+}
+
+/// The output's folder as it is reached from here.
+fn folder(spec: &Spec, args: &SpecArgs) -> String {
+    let joined = args.base().join(spec.output.url.trim_start_matches("file://"));
+    let full = joined.canonicalize().unwrap_or(joined);
+    let here = std::env::current_dir().unwrap_or_default();
+    full.strip_prefix(&here).map(Path::to_owned).unwrap_or(full).display().to_string()
+}
+
+/// The lists of the first users whom a ranker gave something.
+fn examples(published: &Published) -> Result<String> {
+    let mut out = String::new();
+    for list in published.first_lists(EXAMPLES)? {
+        out += &example(published, &list)?;
+    }
+    Ok(out)
+}
+
+fn example(published: &Published, list: &UserList) -> Result<String> {
+    let mut out = format!("\nuser {}\n", list.user);
+    let titles = published.titles()?;
+    for entry in list.entries.iter().take(ENTRIES) {
+        let because = match &entry.because {
+            Some(item) => format!("because of {}", published::name(titles, item)),
+            None => entry.source.clone(),
+        };
+        let name = published::name(titles, &entry.item);
+        let _ = writeln!(out, "  {:>2}  {name:<44} {because}", entry.rank);
+    }
+    let left = list.entries.len().saturating_sub(ENTRIES);
+    if left > 0 {
+        let _ = writeln!(out, "      and {left} more");
+    }
+    Ok(out)
+}
+
+fn how_to_open(manifest: &Manifest, spec: &Spec, args: &SpecArgs) -> String {
+    let shown = ["user_top_k", "user_top_k_lists", "item_neighbors", "item_popularity", "items"];
+    let file = shown
+        .iter()
+        .find_map(|table| manifest.files.iter().find(|file| file.table == *table))
+        .or(manifest.files.first());
+    let Some(file) = file else { return String::new() };
+    let parent = Path::new(&file.path).parent().unwrap_or(Path::new("")).display().to_string();
+    format!(
+        "\nopen them in DuckDB\n  SELECT * FROM read_parquet('{}/{parent}/*.parquet') LIMIT 20;\n\
+         look closer\n  tidemill show {} --user ID     tidemill show {} --item ID",
+        folder(spec, args),
+        args.spec.display(),
+        args.spec.display(),
+    )
 }

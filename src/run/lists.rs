@@ -48,8 +48,8 @@ impl ListInputs<'_> {
     /// The list of the user in `row` of a shard.
     pub(super) fn list(&self, histories: &Histories, row: usize) -> UserList {
         let seen = histories.seen.of(row);
-        let reasoned = self.from_neighbors(histories, row, seen);
-        let popular = self.from_popularity(seen);
+        let reasoned = self.neighbor_candidates(histories, row, seen);
+        let popular = self.popular_candidates(seen);
         let lists: Vec<RankerList<'_>> = self
             .rankers
             .iter()
@@ -84,7 +84,12 @@ impl ListInputs<'_> {
         }
     }
 
-    fn from_neighbors(&self, histories: &Histories, row: usize, seen: &[ItemIdx]) -> ReasonedList {
+    fn neighbor_candidates(
+        &self,
+        histories: &Histories,
+        row: usize,
+        seen: &[ItemIdx],
+    ) -> ReasonedList {
         let Some(neighbors) = self.neighbors else { return ReasonedList::default() };
         let (items, affinities) = histories.of(row);
         let weights: Option<Vec<f32>> = match self.top_k.history_weights {
@@ -101,7 +106,7 @@ impl ListInputs<'_> {
         neighbor_scores(&history, neighbors, &filter, self.top_k.n_candidates(), &mut scratch)
     }
 
-    fn from_popularity(&self, seen: &[ItemIdx]) -> Vec<(ItemIdx, f32)> {
+    fn popular_candidates(&self, seen: &[ItemIdx]) -> Vec<(ItemIdx, f32)> {
         if !self.rankers.iter().any(|&(ranker, _)| ranker == Ranker::Popularity) {
             return Vec::new();
         }

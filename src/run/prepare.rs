@@ -225,7 +225,7 @@ pub(super) fn histories(
     let heaviest = worker.shell.collectives.all_reduce_max(totals.heaviest());
     drop(totals);
     if heaviest >= histories::MAX || !fits(&sums, heaviest) {
-        return Err(Refused::too_heavy().into());
+        return Err(Refused::too_heavy());
     }
     let support_min = i64::from(worker.job.plan.spec.history.users_per_item_min).max(1);
     let mut kept = Vec::new();

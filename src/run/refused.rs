@@ -44,28 +44,28 @@ impl std::error::Error for Refused {
 }
 
 impl Refused {
-    fn new(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
+    fn with_code(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
         anyhow!(Self { code, error: error.into() })
     }
 
     /// The command line is wrong.
     pub fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
-        Self::new(code::USAGE, error)
+        Self::with_code(code::USAGE, error)
     }
 
     /// The data cannot be used.
     pub fn bad_data(error: impl Into<anyhow::Error>) -> anyhow::Error {
-        Self::new(code::BAD_DATA, error)
+        Self::with_code(code::BAD_DATA, error)
     }
 
     /// There is no input.
     pub fn no_input(error: impl Into<anyhow::Error>) -> anyhow::Error {
-        Self::new(code::NO_INPUT, error)
+        Self::with_code(code::NO_INPUT, error)
     }
 
     /// The spec asks for something that cannot be.
     pub fn config(error: impl Into<anyhow::Error>) -> anyhow::Error {
-        Self::new(code::CONFIG, error)
+        Self::with_code(code::CONFIG, error)
     }
 
     /// Weights so large that their sums would not be exact.

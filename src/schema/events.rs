@@ -101,7 +101,7 @@ impl TimeReader {
                 .map(|time| time.div_euclid(scale.1));
             times.push(match time {
                 Some(time) if !(TIME_MIN_US..TIME_MAX_US).contains(&time) => TIME_INVALID,
-                Some(time) if is_local => self.to_utc(time),
+                Some(time) if is_local => self.utc_of(time),
                 Some(time) => time,
                 None => TIME_INVALID,
             });
@@ -110,7 +110,7 @@ impl TimeReader {
     }
 
     /// The instant of a wall-clock time: in a gap the later, in a fold the earlier one.
-    fn to_utc(&mut self, local_us: i64) -> i64 {
+    fn utc_of(&mut self, local_us: i64) -> i64 {
         const QUARTER_US: i64 = 900_000_000;
         let quarter = local_us.div_euclid(QUARTER_US);
         if self.cached.0 != quarter {
