@@ -14,6 +14,7 @@ mod clock;
 mod generate;
 #[cfg(test)]
 mod generate_tests;
+mod init;
 mod plan;
 mod progress;
 mod published;
@@ -32,6 +33,7 @@ Start here:
   tidemill run jobs/quickstart.toml            the whole job on a small log that comes with the project
   tidemill plan jobs/quickstart.toml           what a run would read and how much memory it needs
   tidemill show jobs/quickstart.toml --user u000000001    one user's list beside their history
+  tidemill init log/ --out mine.toml           a commented spec that fits your log
 
 Exit codes: 0 published (or published already), 64 usage, 65 bad data, 66 no input, 70 internal,
 74 local I/O, 75 temporary, 77 denied, 78 spec or store."
@@ -50,6 +52,7 @@ enum Command {
     Check(check::CheckArgs),
     Plan(plan::PlanArgs),
     Show(show::ShowArgs),
+    Init(init::InitArgs),
     Generate(generate::GenerateArgs),
 }
 
@@ -64,6 +67,7 @@ pub fn dispatch(cli: &Cli) -> Result<()> {
         Command::Check(args) => check::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Show(args) => show::run(args),
+        Command::Init(args) => init::run(args),
         Command::Generate(args) => generate::run(args),
     }
 }

@@ -60,8 +60,9 @@ impl Scratch {
 }
 
 /// The best `k` candidates of one user: `score(j) = sum over i in history of weight_i * sim(i, j)`,
-/// where j is among the neighbors of i.
+/// where j is in row i of `neighbors`.
 ///
+/// - Give it [`NeighborLists::transposed`], so that a candidate is scored by its own neighbors.
 /// - Summed in f32, in the order of the history, so the bits depend on nothing else. A contribution
 ///   too small for an f32 counts for nothing.
 /// - Items that the filter leaves out are gone before the selection. Items of the history are

@@ -14,7 +14,7 @@ pub(super) struct ListInputs<'a> {
     pub(super) top_k: &'a TopK,
     /// The rankers and their weights, in a fixed order.
     pub(super) rankers: Vec<(Ranker, f64)>,
-    /// Neighbor lists of all items, where that ranker is used.
+    /// Neighbor lists of all items, transposed: row i holds the items that have i as a neighbor.
     pub(super) neighbors: Option<&'a NeighborLists>,
     /// Items by popularity with their share of the most popular one.
     pub(super) popularity: &'a [(ItemIdx, f32)],

@@ -173,7 +173,8 @@ fn write_all(
         files.extend(worker.stage("write neighbors", None, |worker| {
             tables.item_neighbors(worker, prepared, &lists)
         })?);
-        neighbors = Some(lists);
+        // Only top-k lists read them from here on, and by candidate.
+        neighbors = spec.top_k.as_ref().map(|_| lists.transposed());
     }
     let mut list_counts = ListCounts::default();
     if let Some(top_k) = &spec.top_k {

@@ -1,0 +1,137 @@
+//! The published bytes depend on the rows and the spec, and on nothing else.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::compute::concat_batches;
+use serde_json::Value;
+use tidemill::job;
+use tidemill::run::{Outcome, PlanFlags, Request, Silent, run};
+
+use crate::fixture::{Sandbox, digests, read_parquet, shuffled, write_parquet};
+
+const SPEC: &str = r#"
+name = "same"
+shards = 16
+
+[[events]]
+url = "log/"
+columns = { user = "user_id", item = "item_id", time = "timestamp", event = "event", value = "quantity", id = "event_id" }
+[events.weights]
+view = 1.0
+click = 2.0
+purchase = { weight = 10.0, value = "log1p", value_max = 20 }
+return = { undoes = "purchase" }
+cart = { excludes_item = true }
+
+[items]
+url = "shop/items.parquet"
+columns = { item = "item_id", title = "title" }
+recommend_where = { in_stock = true }
+
+[users]
+url = "shop/users.parquet"
+columns = { user = "user_id", segment = "country" }
+
+[history]
+window_days = 120
+half_life_days = 20
+interactions_per_user_max = 30
+users_per_item_min = 3
+
+[popularity]
+[debias]
+[item_neighbors]
+weights = "affinity"
+shrinkage = 1.5
+n_neighbors = 20
+[top_k]
+k = 15
+candidates = { item_neighbors = 1.0, popularity = 0.3 }
+combine = "scaled_score"
+debias = true
+history_weights = "affinity"
+exclude_seen = ["purchase", "click"]
+exclude_seen_days = 60
+
+[output]
+url = "out/"
+"#;
+
+/// A generated shop, and its log in one file.
+fn shop(ids: &str) -> Sandbox {
+    let sandbox = Sandbox::new();
+    let output = sandbox.tidemill(&[
+        "generate", "shop", "--users", "900", "--items", "250", "--events", "30000", "--ids", ids,
+    ]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let batches = read_parquet(&sandbox.path("shop/events.parquet"));
+    let log = concat_batches(&batches[0].schema(), &batches).unwrap();
+    write_parquet(&sandbox.path("log/events.parquet"), &log, 1 << 20);
+    sandbox.spec(SPEC);
+    sandbox
+}
+
+/// Replaces the log by the same rows in another order, cut into files and small row groups.
+fn cut_otherwise(sandbox: &Sandbox) {
+    let path = sandbox.path("log/events.parquet");
+    let batches = read_parquet(&path);
+    let log = shuffled(&concat_batches(&batches[0].schema(), &batches).unwrap(), 77);
+    std::fs::remove_file(path).unwrap();
+    let (n_files, rows) = (5, log.num_rows());
+    for file in 0..n_files {
+        let (start, end) = (rows * file / n_files, rows * (file + 1) / n_files);
+        let part = log.slice(start, end - start);
+        // Names in the reverse order of the rows.
+        let name = format!("log/z={}/part-{}.parquet", 9 - file, 9 - file);
+        write_parquet(&sandbox.path(&name), &part, 700 + 331 * file);
+    }
+}
+
+#[test]
+fn threads_files_and_row_groups_do_not_matter() {
+    for ids in ["string", "int"] {
+        let sandbox = shop(ids);
+        let first = digests(&sandbox.run(&["--threads", "1", "--force"])["manifest"]);
+        let tables: Vec<&str> = first.keys().map(|(table, _)| table.as_str()).collect();
+        assert_eq!(tables.iter().filter(|table| **table == "user_top_k").count(), 16);
+        let again = digests(&sandbox.run(&["--threads", "1", "--force"])["manifest"]);
+        let threads = digests(&sandbox.run(&["--threads", "2", "--force"])["manifest"]);
+        cut_otherwise(&sandbox);
+        let cut = digests(&sandbox.run(&["--threads", "2", "--force"])["manifest"]);
+        assert_eq!(first, again);
+        assert_eq!(first, threads);
+        assert_eq!(first, cut);
+    }
+}
+
+fn with_workers(sandbox: &Sandbox, workers: usize) -> BTreeMap<(String, String), String> {
+    let spec = job::load(SPEC, "job.toml", &BTreeMap::new(), &[]).unwrap();
+    let outcome = run(Request {
+        spec,
+        base: PathBuf::from(sandbox.path("")),
+        flags: PlanFlags::default(),
+        threads: 1,
+        workers,
+        publish: true,
+        force: true,
+        started_at_us: 1_790_000_000_000_000,
+        run_id: format!("with-{workers}-workers"),
+        observer: Arc::new(Silent),
+    })
+    .unwrap();
+    let Outcome::Published { manifest, .. } = outcome else { panic!("not published") };
+    let manifest: Value = serde_json::to_value(manifest).unwrap();
+    digests(&manifest)
+}
+
+/// No stage may assume that it sees all users.
+#[test]
+fn the_number_of_workers_does_not_matter() {
+    let sandbox = shop("string");
+    cut_otherwise(&sandbox);
+    let one = with_workers(&sandbox, 1);
+    assert_eq!(one, with_workers(&sandbox, 2));
+    assert_eq!(one, with_workers(&sandbox, 3));
+}
