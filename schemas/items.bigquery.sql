@@ -7,10 +7,10 @@ CREATE TABLE items (
     title STRING OPTIONS(description = "Title from the items table; null where there is none."),
     events INT64 NOT NULL OPTIONS(description = "Events of the item in the window. Unit: events."),
     users INT64 NOT NULL OPTIONS(description = "Distinct users of those events. Unit: users."),
-    first_event TIMESTAMP OPTIONS(description = "First event in the window; null where there is none or the log has no times."),
-    last_event TIMESTAMP OPTIONS(description = "Last event in the window; null where there is none or the log has no times."),
+    first_event TIMESTAMP OPTIONS(description = "First event before `as_of`, whatever the window; null where there is none or the log has no times."),
+    last_event TIMESTAMP OPTIONS(description = "Last event before `as_of`, whatever the window; null where there is none or the log has no times."),
     eligible BOOL NOT NULL OPTIONS(description = "Whether the models know the item."),
-    reason STRING OPTIONS(description = "Why the item is not eligible, such as `too_few_users`, `outside_window` or `no_weight`; null where it is."),
+    reason STRING OPTIONS(description = "Why the item is not eligible: `too_few_users`, or `outside_window` where no event in the window has a weight; null where it is."),
     PRIMARY KEY (item_id) NOT ENFORCED
 )
 OPTIONS(description = "Every item that occurs in the log with a valid row, whether it can be recommended, and why not.");

@@ -19,7 +19,7 @@ COMMENT ON COLUMN items.item_idx IS 'Rank of the id among the eligible items, fr
 COMMENT ON COLUMN items.title IS 'Title from the items table; null where there is none.';
 COMMENT ON COLUMN items.events IS 'Events of the item in the window. Unit: events.';
 COMMENT ON COLUMN items.users IS 'Distinct users of those events. Unit: users.';
-COMMENT ON COLUMN items.first_event IS 'First event in the window; null where there is none or the log has no times.';
-COMMENT ON COLUMN items.last_event IS 'Last event in the window; null where there is none or the log has no times.';
+COMMENT ON COLUMN items.first_event IS 'First event before `as_of`, whatever the window; null where there is none or the log has no times.';
+COMMENT ON COLUMN items.last_event IS 'Last event before `as_of`, whatever the window; null where there is none or the log has no times.';
 COMMENT ON COLUMN items.eligible IS 'Whether the models know the item.';
-COMMENT ON COLUMN items.reason IS 'Why the item is not eligible, such as `too_few_users`, `outside_window` or `no_weight`; null where it is.';
+COMMENT ON COLUMN items.reason IS 'Why the item is not eligible: `too_few_users`, or `outside_window` where no event in the window has a weight; null where it is.';

@@ -7,10 +7,10 @@ CREATE TABLE items (
     title VARCHAR COMMENT 'Title from the items table; null where there is none.',
     events BIGINT NOT NULL COMMENT 'Events of the item in the window. Unit: events.',
     users BIGINT NOT NULL COMMENT 'Distinct users of those events. Unit: users.',
-    first_event TIMESTAMP_LTZ COMMENT 'First event in the window; null where there is none or the log has no times.',
-    last_event TIMESTAMP_LTZ COMMENT 'Last event in the window; null where there is none or the log has no times.',
+    first_event TIMESTAMP_LTZ COMMENT 'First event before `as_of`, whatever the window; null where there is none or the log has no times.',
+    last_event TIMESTAMP_LTZ COMMENT 'Last event before `as_of`, whatever the window; null where there is none or the log has no times.',
     eligible BOOLEAN NOT NULL COMMENT 'Whether the models know the item.',
-    reason VARCHAR COMMENT 'Why the item is not eligible, such as `too_few_users`, `outside_window` or `no_weight`; null where it is.',
+    reason VARCHAR COMMENT 'Why the item is not eligible: `too_few_users`, or `outside_window` where no event in the window has a weight; null where it is.',
     PRIMARY KEY (item_id)
 )
 COMMENT = 'Every item that occurs in the log with a valid row, whether it can be recommended, and why not.';

@@ -19,7 +19,7 @@ COMMENT ON COLUMN users.user_idx IS 'shard * 2^32 + row in the shard. Belongs to
 COMMENT ON COLUMN users.segment IS 'Segment from the users table; null where there is none.';
 COMMENT ON COLUMN users.events IS 'Events of the user in the window. Unit: events.';
 COMMENT ON COLUMN users.items IS 'Distinct items kept in the user''s history. Unit: items.';
-COMMENT ON COLUMN users.first_event IS 'First event in the window; null where there is none or the log has no times.';
-COMMENT ON COLUMN users.last_event IS 'Last event in the window; null where there is none or the log has no times.';
+COMMENT ON COLUMN users.first_event IS 'First event before `as_of`, whatever the window; null where there is none or the log has no times.';
+COMMENT ON COLUMN users.last_event IS 'Last event before `as_of`, whatever the window; null where there is none or the log has no times.';
 COMMENT ON COLUMN users.eligible IS 'Whether the user has a history to recommend from.';
-COMMENT ON COLUMN users.reason IS 'Why the user is not eligible, such as `outside_window` or `no_weight`; null where they are.';
+COMMENT ON COLUMN users.reason IS 'Why the user is not eligible: `outside_window` where no event in the window has a weight, `items_with_too_few_users` where no item is left; null where they are.';

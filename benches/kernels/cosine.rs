@@ -17,7 +17,7 @@ const PARAMS: Params =
 fn kernel(bencher: Bencher<'_, '_>, n_items: usize) {
     let log = Log::new(n_items, 20_000, 50);
     let bencher = bencher.counter(ItemsCount::new(log.items.len()));
-    on_one_thread(move || bencher.bench_local(|| by_kernel(black_box(&log))));
+    bencher.bench_local(|| on_one_thread(|| by_kernel(black_box(&log))));
 }
 
 #[divan::bench(args = CATALOGUES, sample_count = 2, sample_size = 1)]

@@ -108,10 +108,8 @@ fn guess(schema: &Schema, args: &InitArgs) -> Result<Guess> {
         };
         let within =
             |word: &&str| fields().find(|field| field.name().to_lowercase().contains(*word));
-        let found = words.iter().find_map(|word| exact(word));
-        found
-            .or_else(|| words.iter().find_map(|word| within(word)))
-            .map(|field| field.name().clone())
+        let found = words.iter().find_map(exact);
+        found.or_else(|| words.iter().find_map(within)).map(|field| field.name().clone())
     };
     let is_id = |data_type: &DataType| id_type_of(data_type).is_ok();
     let named = |given: &Option<String>, words: &[&str], what: &str| {

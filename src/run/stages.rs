@@ -16,7 +16,8 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     let date = logical_date(job, &counts)?;
     let path = RunPath::new(date, &job.request.run_id);
     let ids = IdTypes { user: job.plan.user_id_type, item: job.plan.item_id_type };
-    let tables = Tables { output, path: &path, ids };
+    let has_times = job.plan.has_times();
+    let tables = Tables { output, path: &path, ids, has_times };
     let (files, lists) = write_all(worker, &tables, &counts, &prepared, &segments, &facts)?;
     let summary = Summary { counts: &counts, prepared: &prepared, lists: &lists };
     let sums = summary.over_processes(worker)?;

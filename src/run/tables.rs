@@ -31,6 +31,8 @@ pub(super) struct Tables<'a> {
     pub(super) output: &'a Output,
     pub(super) path: &'a RunPath,
     pub(super) ids: IdTypes,
+    /// Whether the logs say when things happened.
+    pub(super) has_times: bool,
 }
 
 impl Tables<'_> {
@@ -60,7 +62,8 @@ impl Tables<'_> {
 
     /// `items`: every id of the log.
     pub(super) fn items(&self, prepared: &Prepared, facts: &ItemFacts) -> Result<PublishedFile> {
-        let time = |time: i64| (time.unsigned_abs() < 1 << 62 && time != 0).then_some(time);
+        // Items without an event have the ends of the range, logs without times have zeros.
+        let time = |time: i64| (self.has_times && time.unsigned_abs() < 1 << 62).then_some(time);
         self.whole(&tables::ITEMS, prepared.dictionary.len(), |rows| {
             let idx = |rank: usize| prepared.idx_of_rank[rank];
             let sums: Vec<ItemSum> =
@@ -282,7 +285,7 @@ impl Tables<'_> {
             let rows = start..shard.n_users().min(start + BATCH_ROWS);
             let n_items = |row: usize| shard.interactions.range(row).len();
             let facts = &shard.facts[rows.clone()];
-            let time = |time: i64| (time != 0).then_some(time);
+            let time = |time: i64| self.has_times.then_some(time);
             let segment = |row: usize| {
                 let segment = shard.segments.get(row).copied().unwrap_or(u32::MAX);
                 segments.names.get(segment as usize).map(String::as_str)

@@ -75,17 +75,17 @@ pub static ITEMS: Table = Table {
             "reason",
             Utf8,
             "",
-            "Why the item is not eligible, such as `too_few_users`, `outside_window` or \
-             `no_weight`; null where it is.",
+            "Why the item is not eligible: `too_few_users`, or `outside_window` where no event in the \
+             window has a weight; null where it is.",
         ),
     ],
     example: "SELECT reason, count(*) AS n_items FROM items GROUP BY reason ORDER BY n_items DESC;",
 };
 
-const FIRST_EVENT: &str = "First event in the window; null where there is none or the log has no \
-    times.";
-const LAST_EVENT: &str = "Last event in the window; null where there is none or the log has no \
-    times.";
+const FIRST_EVENT: &str = "First event before `as_of`, whatever the window; null where there is none \
+    or the log has no times.";
+const LAST_EVENT: &str = "Last event before `as_of`, whatever the window; null where there is none or \
+    the log has no times.";
 
 /// Every user of the log.
 pub static USERS: Table = Table {
@@ -112,8 +112,8 @@ pub static USERS: Table = Table {
             "reason",
             Utf8,
             "",
-            "Why the user is not eligible, such as `outside_window` or `no_weight`; null where \
-             they are.",
+            "Why the user is not eligible: `outside_window` where no event in the window has a \
+             weight, `items_with_too_few_users` where no item is left; null where they are.",
         ),
     ],
     example: "SELECT segment, count(*) AS n_users, avg(items) AS items_mean FROM users \

@@ -1,5 +1,11 @@
 //! Integration tests: the real binary and the library's `run`, in temporary folders.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says why"
+)]
+
 mod cli;
 mod fixture;
 mod input_policy;
