@@ -1,7 +1,6 @@
 //! The published bytes depend on the rows and the spec, and on nothing else.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::compute::concat_batches;
@@ -110,7 +109,7 @@ fn with_workers(sandbox: &Sandbox, workers: usize) -> BTreeMap<(String, String),
     let spec = job::load(SPEC, "job.toml", &BTreeMap::new(), &[]).unwrap();
     let outcome = run(Request {
         spec,
-        base: PathBuf::from(sandbox.path("")),
+        base: sandbox.path(""),
         flags: PlanFlags::default(),
         threads: 1,
         workers,
