@@ -124,6 +124,29 @@ impl NeighborLists {
         transposed
     }
 
+    /// The best `n_max` entries of each row, ties to the lower item; each row in ascending order.
+    ///
+    /// Bounds what a popular item costs: it is among the neighbors of almost everything.
+    pub fn best_of_rows(&self, n_max: usize) -> Self {
+        let mut kept = Self::with_capacity(self.n_rows(), self.n_neighbors());
+        for row in 0..self.n_rows() {
+            let row = self.of(row);
+            let mut places: Vec<usize> = (0..row.items.len()).collect();
+            if places.len() > n_max {
+                places.select_nth_unstable_by(n_max, |&a, &b| {
+                    let by_score = row.scores[b].total_cmp(&row.scores[a]);
+                    by_score.then(row.items[a].cmp(&row.items[b]))
+                });
+                places.truncate(n_max);
+                places.sort_unstable();
+            }
+            kept.push_row(
+                places.iter().map(|&at| (row.items[at], row.scores[at], row.supports[at])),
+            );
+        }
+        kept
+    }
+
     /// The lists as bytes for the wire.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(8 + 8 * self.n_rows() + 12 * self.n_neighbors());
@@ -187,6 +210,16 @@ mod tests {
                     let place = back.items.iter().position(|other| other.index() == item).unwrap();
                     prop_assert_eq!(back.scores[place], score);
                 }
+            }
+            let best = lists.best_of_rows(2);
+            for row in 0..6 {
+                let of_row = lists.of(row);
+                let mut all: Vec<_> = of_row.items.iter().zip(of_row.scores).collect();
+                all.sort_by(|a, b| b.1.total_cmp(a.1).then(a.0.cmp(b.0)));
+                all.truncate(2);
+                all.sort_by_key(|entry| entry.0);
+                let best = best.of(row);
+                prop_assert_eq!(all, best.items.iter().zip(best.scores).collect::<Vec<_>>());
             }
             // Rows were in ascending order, so nothing is lost or moved.
             prop_assert_eq!(transposed.transposed(), lists);

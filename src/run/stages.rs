@@ -126,6 +126,10 @@ fn logical_date(job: &Job<'_>, counts: &ScanCounts) -> Result<Date> {
     Ok(plan::date_before(now, &job.plan.time_zone())?)
 }
 
+/// A history item speaks for this many times `n_neighbors` candidates at most: the most similar ones
+/// that have it as a neighbor. Without a bound, a popular item of a large catalog speaks for most of it.
+const CANDIDATES_PER_NEIGHBOR: usize = 10;
+
 fn write_all(
     worker: &mut Worker<'_>,
     tables: &Tables<'_>,
@@ -175,7 +179,9 @@ fn write_all(
             tables.item_neighbors(worker, prepared, &lists)
         })?);
         // Only top-k lists read them from here on, and by candidate.
-        neighbors = spec.top_k.as_ref().map(|_| lists.transposed());
+        neighbors = spec.top_k.as_ref().map(|_| {
+            lists.transposed().best_of_rows(CANDIDATES_PER_NEIGHBOR * section.n_neighbors)
+        });
     }
     let mut list_counts = ListCounts::default();
     if let Some(top_k) = &spec.top_k {
