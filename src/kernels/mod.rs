@@ -15,6 +15,7 @@
 //! | [`neighbor_scores`] | candidates of one user from the neighbors of the history | O(history * n_neighbors) |
 //! | [`top_k`] | the best k of many scored items | O(n + k log k) |
 //! | [`combine`] | one list from several rankers, discounts, the fallback | O(n log n) for n candidates |
+//! | [`simd`] | instructions chosen while running | |
 //! | [`synthetic`] | a seeded shop and its log, for examples and tests | linear |
 
 pub mod codec;
@@ -28,6 +29,7 @@ pub mod histories;
 pub mod item_totals;
 pub mod neighbor_scores;
 pub mod popularity;
+pub mod simd;
 pub mod synthetic;
 pub mod top_k;
 
