@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use tidemill::kernels::NeighborLists;
+use tidemill::kernels::CandidateLists;
 use tidemill::kernels::neighbor_scores::{Filter, History, Scratch, neighbor_scores};
 use tidemill::types::ItemIdx;
 
@@ -38,14 +38,15 @@ pub(crate) fn assert_equal() {
 
 struct Shop {
     log: Log,
-    neighbors: NeighborLists,
+    neighbors: CandidateLists,
     recommendable: Vec<bool>,
 }
 
 impl Shop {
     fn new(n_items: usize) -> Self {
         let log = Log::new(n_items, 5_000, 50);
-        let neighbors = on_one_thread(|| cosine::by_kernel(&log));
+        let lists = on_one_thread(|| cosine::by_kernel(&log));
+        let neighbors = CandidateLists::new(&lists, 500);
         let recommendable = (0..n_items).map(|item| item % 10 != 0).collect();
         Self { log, neighbors, recommendable }
     }
@@ -69,8 +70,7 @@ impl Shop {
         let seen: HashSet<ItemIdx> = history.iter().copied().collect();
         let mut scores: HashMap<ItemIdx, f32> = HashMap::new();
         for item in history {
-            let row = self.neighbors.of(item.index());
-            for (&neighbor, score) in row.items.iter().zip(row.scores) {
+            for &(neighbor, score) in self.neighbors.of(item.index()) {
                 if self.recommendable[neighbor.index()] && !seen.contains(&neighbor) {
                     *scores.entry(neighbor).or_default() += score;
                 }

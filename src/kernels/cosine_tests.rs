@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use crate::kernels::cosine::{Interactions, Params, Transposed, neighbors};
 use crate::kernels::neighbor_scores::{Filter, History, Scratch, neighbor_scores};
-use crate::kernels::{KernelError, NeighborLists, reference};
+use crate::kernels::{CandidateLists, KernelError, NeighborLists, reference};
 use crate::types::ItemIdx;
 
 /// Histories that own what `Interactions` borrows.
@@ -155,7 +155,7 @@ proptest! {
         skip in 2usize..5,
         weighted in any::<bool>(),
     ) {
-        let lists = all_neighbors(&log, &params);
+        let lists = CandidateLists::new(&all_neighbors(&log, &params), 10);
         let recommendable: Vec<bool> = (0..log.n_items).map(|item| item % skip != 0).collect();
         let mut scratch = Scratch::new(log.n_items);
         for user in 0..log.view().n_users() {

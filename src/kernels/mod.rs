@@ -33,9 +33,11 @@ pub mod simd;
 pub mod synthetic;
 pub mod top_k;
 
+mod candidate_lists;
 mod error;
 mod neighbor_lists;
 
+pub use candidate_lists::CandidateLists;
 pub use error::KernelError;
 pub use neighbor_lists::{NeighborLists, Neighbors};
 

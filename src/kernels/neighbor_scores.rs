@@ -1,6 +1,6 @@
 //! Candidates of one user: the neighbors of everything in the history, their similarities summed.
 
-use crate::kernels::NeighborLists;
+use crate::kernels::CandidateLists;
 use crate::kernels::top_k::Shortlist;
 use crate::types::ItemIdx;
 
@@ -62,7 +62,6 @@ impl Scratch {
 /// The best `k` candidates of one user: `score(j) = sum over i in history of weight_i * sim(i, j)`,
 /// where j is in row i of `neighbors`.
 ///
-/// - Give it [`NeighborLists::transposed`], so that a candidate is scored by its own neighbors.
 /// - Summed in f32, in the order of the history, so the bits depend on nothing else. A contribution
 ///   too small for an f32 counts for nothing.
 /// - Items that the filter leaves out are gone before the selection. Items of the history are
@@ -76,7 +75,7 @@ impl Scratch {
 /// If the shapes disagree.
 pub fn neighbor_scores(
     history: &History<'_>,
-    neighbors: &NeighborLists,
+    neighbors: &CandidateLists,
     filter: &Filter<'_>,
     k: usize,
     scratch: &mut Scratch,
@@ -94,12 +93,11 @@ pub fn neighbor_scores(
 
 impl Scratch {
     /// Adds what one history item says about its neighbors.
-    fn add(&mut self, because: ItemIdx, weight: f32, neighbors: &NeighborLists) {
+    fn add(&mut self, because: ItemIdx, weight: f32, neighbors: &CandidateLists) {
         let Self { cells, touched, .. } = self;
         // A plain slice, so that its address stays in a register while `touched` grows.
         let cells = &mut cells[..];
-        let row = neighbors.of(because.index());
-        for (&item, &similarity) in row.items.iter().zip(row.scores) {
+        for &(item, similarity) in neighbors.of(because.index()) {
             let cell = &mut cells[item.index()];
             let contribution = weight * similarity;
             if contribution > cell.largest {

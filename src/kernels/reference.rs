@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::kernels::combine::{Candidate, Combine, Ranker, Source};
 use crate::kernels::cosine::{Interactions, Params};
 use crate::kernels::neighbor_scores::{Filter, History, ReasonedList};
-use crate::kernels::{NeighborLists, top_k};
+use crate::kernels::{CandidateLists, NeighborLists, top_k};
 use crate::types::ItemIdx;
 
 /// Twin of `top_k::select`: sort, then truncate.
@@ -60,15 +60,14 @@ fn similarity(a: &[i64], b: &[i64], params: &Params) -> f64 {
 /// Twin of `neighbor_scores`: a map per user, filters as look-ups.
 pub(crate) fn neighbor_scores(
     history: &History<'_>,
-    neighbors: &NeighborLists,
+    neighbors: &CandidateLists,
     filter: &Filter<'_>,
     k: usize,
 ) -> ReasonedList {
     let mut contributions: BTreeMap<ItemIdx, Vec<(ItemIdx, f32)>> = BTreeMap::new();
     for (at, &from) in history.items.iter().enumerate() {
         let weight = history.weights.map_or(1.0, |weights| weights[at]);
-        let row = neighbors.of(from.index());
-        for (&item, similarity) in row.items.iter().zip(row.scores) {
+        for &(item, similarity) in neighbors.of(from.index()) {
             contributions.entry(item).or_default().push((from, weight * similarity));
         }
     }

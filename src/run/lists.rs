@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use crate::job::spec::{Combine as SpecCombine, HistoryWeights, Ranker, TopK};
-use crate::kernels::NeighborLists;
+use crate::kernels::CandidateLists;
 use crate::kernels::combine::{Candidate, Combine, Ranker as RankerList, Source, combine, fill};
 use crate::kernels::neighbor_scores::{Filter, History, ReasonedList, Scratch, neighbor_scores};
 use crate::types::{Histories, ItemIdx};
@@ -14,8 +14,8 @@ pub(super) struct ListInputs<'a> {
     pub(super) top_k: &'a TopK,
     /// The rankers and their weights, in a fixed order.
     pub(super) rankers: Vec<(Ranker, f64)>,
-    /// Neighbor lists of all items, transposed: row i holds the items that have i as a neighbor.
-    pub(super) neighbors: Option<&'a NeighborLists>,
+    /// What each item of a history proposes.
+    pub(super) neighbors: Option<&'a CandidateLists>,
     /// Items by popularity with their share of the most popular one.
     pub(super) popularity: &'a [(ItemIdx, f32)],
     /// The same within each segment.

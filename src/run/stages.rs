@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::job::spec::Fallback;
+use crate::kernels::CandidateLists;
 use crate::kernels::histories::Calendar;
 use lists::ListInputs;
 use models::{PopularityModel, SegmentPopularity};
@@ -128,7 +129,9 @@ fn logical_date(job: &Job<'_>, counts: &ScanCounts) -> Result<Date> {
 
 /// A history item speaks for this many times `n_neighbors` candidates at most: the most similar ones
 /// that have it as a neighbor. Without a bound, a popular item of a large catalog speaks for most of it.
-const CANDIDATES_PER_NEIGHBOR: usize = 10;
+/// On MovieLens 100K the precision at 10 moves by less than .0006 between this bound and none, for 20
+/// to 200 neighbors.
+const CANDIDATES_PER_NEIGHBOR: usize = 3;
 
 fn write_all(
     worker: &mut Worker<'_>,
@@ -179,9 +182,10 @@ fn write_all(
             tables.item_neighbors(worker, prepared, &lists)
         })?);
         // Only top-k lists read them from here on, and by candidate.
-        neighbors = spec.top_k.as_ref().map(|_| {
-            lists.transposed().best_of_rows(CANDIDATES_PER_NEIGHBOR * section.n_neighbors)
-        });
+        neighbors = spec
+            .top_k
+            .as_ref()
+            .map(|_| CandidateLists::new(&lists, CANDIDATES_PER_NEIGHBOR * section.n_neighbors));
     }
     let mut list_counts = ListCounts::default();
     if let Some(top_k) = &spec.top_k {
