@@ -12,12 +12,14 @@
 //! | [`popularity`] | integer sums per item, their order, ranks and trend | O(n log n) for the order |
 //! | [`debias`] | propensity, IPS weight and discount of an item | O(n_items) |
 //! | [`cosine`] | item-item neighbors from all users' histories | O(sum of squared history lengths) |
+//! | [`als`] | factors of users and items by alternating least squares | O(pairs * n_factors) per pass |
 //! | [`neighbor_scores`] | candidates of one user from the neighbors of the history | O(history * n_neighbors) |
 //! | [`top_k`] | the best k of many scored items | O(n + k log k) |
 //! | [`combine`] | one list from several rankers, discounts, the fallback | O(n log n) for n candidates |
 //! | [`simd`] | instructions chosen while running | |
 //! | [`synthetic`] | a seeded shop and its log, for examples and tests | linear |
 
+pub mod als;
 pub mod codec;
 pub mod combine;
 pub mod cosine;

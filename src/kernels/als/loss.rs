@@ -1,0 +1,119 @@
+//! The objective's value.
+
+use rayon::prelude::*;
+
+use super::objective::pair;
+use super::rows::System;
+use super::users::{Params, Users, input};
+use crate::kernels::simd::{Kernel, dispatch, dot};
+
+/// What the users of one shard add to the loss, in f64.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ShardLoss {
+    /// Σ over observed pairs of (unobserved + extra) · s² − 2 · target · s + target.
+    pub observed: f64,
+    /// Σ over observed pairs of s², which the sum over all pairs counts as well.
+    pub squares: f64,
+    /// Σ over observed pairs of unobserved + extra.
+    pub weight: f64,
+    /// Σ over users of λ_u ‖x_u‖².
+    pub regularization: f64,
+}
+
+impl ShardLoss {
+    /// The sum of two.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            observed: self.observed + other.observed,
+            squares: self.squares + other.squares,
+            weight: self.weight + other.weight,
+            regularization: self.regularization + other.regularization,
+        }
+    }
+}
+
+const USERS_PER_TASK: usize = 256;
+
+/// The loss of a shard's users at `x`, `[n_users, stride]`.
+///
+/// Summed pair after pair within 256 users, then task after task: the same for any number of threads.
+pub fn of_users(x: &[f32], users: Users<'_>, system: System<'_>, params: Params<'_>) -> ShardLoss {
+    let tasks: Vec<ShardLoss> = x
+        .par_chunks(USERS_PER_TASK * system.fixed.stride)
+        .enumerate()
+        .map(|(task, x)| dispatch(Task { x, first: task * USERS_PER_TASK, users, system, params }))
+        .collect();
+    tasks.into_iter().fold(ShardLoss::default(), ShardLoss::plus)
+}
+
+struct Task<'a> {
+    x: &'a [f32],
+    first: usize,
+    users: Users<'a>,
+    system: System<'a>,
+    params: Params<'a>,
+}
+
+impl Kernel for Task<'_> {
+    type Output = ShardLoss;
+
+    #[inline(always)]
+    fn run(self) -> ShardLoss {
+        let Self { x, first, users, system, params } = self;
+        let mut loss = ShardLoss::default();
+        let unobserved = f64::from(system.unobserved);
+        for (at, x) in x.chunks_exact(system.fixed.stride).enumerate() {
+            let input = input(users.of(first + at), params);
+            for (&item, &confidence) in input.pairs.rows.iter().zip(input.pairs.confidences) {
+                let pair = pair(confidence, system.fixed.base);
+                let score = f64::from(dot(system.fixed.row(item), x));
+                let weight = unobserved + f64::from(pair.extra);
+                let target = f64::from(pair.target);
+                loss.observed += (weight * score - 2.0 * target) * score + target;
+                loss.squares += score * score;
+                loss.weight += weight;
+            }
+            loss.regularization += f64::from(input.lambda) * f64::from(dot(x, x));
+        }
+        loss
+    }
+}
+
+/// The value of the objective, from the sums over all shards.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Loss {
+    /// Mean weighted squared error of the observed pairs alone.
+    pub observed: f64,
+    /// The whole objective over the summed weight of all pairs, as `implicit` reports it.
+    pub full: f64,
+}
+
+/// What the loss is made of beside the sums over users.
+#[derive(Clone, Copy, Debug)]
+pub struct Rest<'a> {
+    /// XᵀX, `[n_factors, stride]`.
+    pub gram_users: &'a [f64],
+    /// YᵀY of the same shape.
+    pub gram_items: &'a [f64],
+    /// Weight of every pair, observed or not.
+    pub unobserved: f64,
+    /// Σ over items of λ_i ‖y_i‖².
+    pub regularization_items: f64,
+    /// Users times items of the fit.
+    pub n_pairs: f64,
+    /// Observed pairs.
+    pub n_observed: f64,
+}
+
+/// The loss, with the sum over all pairs from the Gram matrices: Σ s² = ⟨XᵀX, YᵀY⟩.
+pub fn loss(users: ShardLoss, rest: Rest<'_>) -> Loss {
+    let products = rest.gram_users.iter().zip(rest.gram_items).map(|(a, b)| a * b);
+    let squares: f64 = products.sum();
+    let unobserved = rest.unobserved * (squares - users.squares);
+    let weight = users.weight + rest.unobserved * (rest.n_pairs - rest.n_observed);
+    let regularization = users.regularization + rest.regularization_items;
+    Loss {
+        observed: users.observed / users.weight.max(f64::MIN_POSITIVE),
+        full: (users.observed + unobserved + regularization) / weight.max(f64::MIN_POSITIVE),
+    }
+}

@@ -1,0 +1,387 @@
+//! The kernels against dense normal equations in f64, and against themselves cut differently.
+
+use proptest::prelude::*;
+
+use super::gram::{gram, rounded};
+use super::item_sums::{ByItem, Request, Sums, Term, Walk, sums, width};
+use super::loss::{Rest, ShardLoss, loss, of_users};
+use super::rows::{CgRows, System, solve_normal};
+use super::start::start;
+use super::tree::{TreeSum, aligned_subtrees};
+use super::users::{Params, Users, solve_users};
+use super::*;
+use crate::types::{ItemIdx, ItemLists};
+
+/// A log of a few shards.
+#[derive(Clone, Debug)]
+struct Log {
+    n_items: usize,
+    n_factors: usize,
+    objective: Objective,
+    shards: Vec<Shard>,
+}
+
+#[derive(Clone, Debug)]
+struct Shard {
+    interactions: ItemLists,
+    confidences: Vec<f32>,
+}
+
+impl Shard {
+    fn users(&self) -> Users<'_> {
+        Users { interactions: &self.interactions, confidences: &self.confidences, solved: None }
+    }
+
+    fn n_users(&self) -> usize {
+        self.interactions.ends.len()
+    }
+}
+
+fn objectives() -> impl Strategy<Value = Objective> {
+    let dialect = prop_oneof![
+        Just(Dialect::Implicit),
+        Just(Dialect::HuKoren),
+        Just(Dialect::Spark),
+        Just(Dialect::IalsPlusPlus { unobserved: 0.1, exponent: 1.0 }),
+        Just(Dialect::IalsPlusPlus { unobserved: 0.3, exponent: 0.5 }),
+    ];
+    let confidence = prop_oneof![
+        Just(Confidence::Linear { alpha: 2.0 }),
+        Just(Confidence::Log { alpha: 1.5, epsilon: 0.5 }),
+    ];
+    (dialect, confidence).prop_map(|(dialect, confidence)| Objective {
+        dialect,
+        confidence,
+        regularization: 0.1,
+    })
+}
+
+fn logs() -> impl Strategy<Value = Log> {
+    let user = prop::collection::btree_map(
+        0u32..12,
+        prop_oneof![4 => 0.2f64..5.0, 1 => -3f64..-0.5],
+        0..8,
+    );
+    let shards = (0u32..4).prop_flat_map(move |log2| {
+        prop::collection::vec(prop::collection::vec(user.clone(), 0..6), 1usize << log2)
+    });
+    (shards, objectives(), 1usize..20).prop_map(|(shards, objective, n_factors)| {
+        let shard = |users: Vec<std::collections::BTreeMap<u32, f64>>| {
+            let mut shard = Shard { interactions: ItemLists::default(), confidences: Vec::new() };
+            for user in users {
+                for (item, weight) in user {
+                    shard.interactions.items.push(ItemIdx(item));
+                    shard.confidences.push(objective.confidence(weight));
+                }
+                shard.interactions.ends.push(shard.interactions.items.len() as u32);
+            }
+            shard
+        };
+        Log { n_items: 13, n_factors, objective, shards: shards.into_iter().map(shard).collect() }
+    })
+}
+
+impl Log {
+    fn factors(&self, n_rows: usize, seed: u64) -> Vec<f32> {
+        let stride = stride(self.n_factors);
+        let mut factors = vec![0.0; n_rows * stride];
+        for (row, values) in factors.chunks_exact_mut(stride).enumerate() {
+            start(seed + row as u64, self.n_factors, values);
+            values.iter_mut().for_each(|value| *value *= 10.0);
+        }
+        factors
+    }
+
+    fn system<'a>(&self, factors: &'a [f32], gram: &'a [f32]) -> System<'a> {
+        System { fixed: self.fixed(factors), gram, unobserved: self.objective.unobserved() }
+    }
+
+    fn fixed<'a>(&self, factors: &'a [f32]) -> Fixed<'a> {
+        let (n_factors, base) = (self.n_factors, self.objective.base());
+        Fixed { factors, n_factors, stride: stride(n_factors), base }
+    }
+
+    fn params(&self, solver: Solver) -> Params<'_> {
+        Params { objective: &self.objective, solver, n_items: self.n_items as u64 }
+    }
+
+    fn n_users(&self) -> usize {
+        self.shards.iter().map(Shard::n_users).sum()
+    }
+
+    fn by_item(&self) -> ByItem {
+        let shards = self.shards.iter().enumerate();
+        let shards = shards.map(|(at, s)| (at as u32, &s.interactions, s.confidences.as_slice()));
+        ByItem::new(shards, self.n_items)
+    }
+
+    /// The pairs of one item: users counted through the shards.
+    fn of_item(&self, item: usize) -> Vec<(usize, f32)> {
+        let mut pairs = Vec::new();
+        let mut first = 0;
+        for shard in &self.shards {
+            for user in 0..shard.n_users() {
+                let of_user = shard.users().of(user);
+                let pairs_of_user = of_user.rows.iter().zip(of_user.confidences);
+                let found = pairs_of_user.filter(|(row, _)| row.index() == item);
+                pairs.extend(found.map(|(_, &confidence)| (first + user, confidence)));
+            }
+            first += shard.n_users();
+        }
+        pairs
+    }
+
+    fn lambdas_of_items(&self) -> Vec<f32> {
+        let lambda = |item| {
+            let pairs = self.of_item(item);
+            let positive = pairs.iter().filter(|(_, confidence)| *confidence > 0.0).count() as u64;
+            let n_users = self.n_users() as u64;
+            self.objective.regularization_of(pairs.len() as u64, positive, n_users)
+        };
+        (0..self.n_items).map(lambda).collect()
+    }
+
+    /// The definition: all pairs weigh `unobserved`, observed ones more; Gaussian elimination.
+    fn dense(
+        &self,
+        pairs: &[(usize, f32)],
+        factors: &[f32],
+        n_rows: usize,
+        lambda: f32,
+    ) -> Vec<f64> {
+        if pairs.is_empty() {
+            return vec![0.0; self.n_factors];
+        }
+        eliminate(self.equations(pairs, factors, n_rows, lambda))
+    }
+
+    fn equations(
+        &self,
+        pairs: &[(usize, f32)],
+        factors: &[f32],
+        n_rows: usize,
+        lambda: f32,
+    ) -> Vec<Vec<f64>> {
+        let (n, stride) = (self.n_factors, stride(self.n_factors));
+        let mut a = vec![vec![0.0f64; n + 1]; n];
+        for row in 0..n_rows {
+            let y = &factors[row * stride..][..n];
+            let confidence = pairs.iter().find(|(other, _)| *other == row).map(|pair| pair.1);
+            let unobserved = f64::from(self.objective.unobserved());
+            let (weight, target) = match confidence {
+                None => (unobserved, 0.0),
+                Some(c) => (
+                    unobserved + f64::from(c.abs()) - f64::from(self.objective.base()),
+                    f64::from(c.max(0.0)),
+                ),
+            };
+            for i in 0..n {
+                for j in 0..n {
+                    a[i][j] += weight * f64::from(y[i]) * f64::from(y[j]);
+                }
+                a[i][n] += target * f64::from(y[i]);
+            }
+        }
+        (0..n).for_each(|i| a[i][i] += f64::from(lambda));
+        a
+    }
+}
+
+fn eliminate(mut a: Vec<Vec<f64>>) -> Vec<f64> {
+    let n = a.len();
+    for i in 0..n {
+        let pivot = a[i].clone();
+        for row in a.iter_mut().enumerate().filter(|(at, _)| *at != i).map(|(_, row)| row) {
+            let scale = row[i] / pivot[i];
+            row.iter_mut().zip(&pivot).for_each(|(value, pivot)| *value -= scale * pivot);
+        }
+    }
+    (0..n).map(|i| a[i][n] / a[i][i]).collect()
+}
+
+fn assert_close(found: &[f32], expected: &[f64], tolerance: f64) {
+    let size = expected.iter().fold(1.0f64, |size, value| size.max(value.abs()));
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((f64::from(*found) - expected).abs() <= tolerance * size, "{found} {expected}");
+    }
+}
+
+const MANY_STEPS: Solver = Solver::ConjugateGradient { steps: 60 };
+
+proptest! {
+    #[test]
+    fn users_solve_their_dense_equations(log in logs()) {
+        let stride = stride(log.n_factors);
+        let items = log.factors(log.n_items, 1);
+        let gram = rounded(&gram(&items, log.n_factors));
+        for solver in [MANY_STEPS, Solver::Cholesky] {
+            let params = log.params(solver);
+            for shard in &log.shards {
+                let mut x = log.factors(shard.n_users(), 9);
+                let stopped = solve_users(&mut x, shard.users(), log.system(&items, &gram), params);
+                prop_assert_eq!(stopped, Ok(0));
+                for user in 0..shard.n_users() {
+                    let of_user = shard.users().of(user);
+                    let rows = of_user.rows.iter().map(|row| row.index());
+                    let pairs: Vec<_> = rows.zip(of_user.confidences.iter().copied()).collect();
+                    let lambda = users::input(of_user, params).lambda;
+                    let expected = log.dense(&pairs, &items, log.n_items, lambda);
+                    let row = &x[user * stride..][..stride];
+                    assert_close(row, &expected, 2e-3);
+                    prop_assert!(row[log.n_factors..].iter().all(|&padding| padding == 0.0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn items_solve_their_dense_equations(log in logs()) {
+        let stride = stride(log.n_factors);
+        let users = log.factors(log.n_users(), 5);
+        let gram = rounded(&gram(&users, log.n_factors));
+        let (system, by_item) = (log.system(&users, &gram), log.by_item());
+        let lambdas = log.lambdas_of_items();
+        let (all, rows) = (0..log.n_items, 0..log.n_users() as u32);
+        let request = |term| Request { by_item: &by_item, users: log.fixed(&users), term, walk: Walk::Tiles };
+        let mut y = log.factors(log.n_items, 1);
+        let first = sums(request(Term::Residual), all.clone(), rows.clone(), &y);
+        let mut cg = CgRows::start(&mut y, first, system, &lambdas);
+        for _ in 0..60 {
+            let next = sums(request(Term::Product), all.clone(), rows.clone(), cg.directions());
+            cg.step(&mut y, &next.values, system, &lambdas);
+        }
+        prop_assert_eq!(cg.n_stopped(), 0);
+        let mut exact = log.factors(log.n_items, 2);
+        let mut normal = sums(request(Term::Normal), all, rows, &[]);
+        prop_assert_eq!(solve_normal(&mut exact, &mut normal, system, &lambdas), Ok(()));
+        for item in 0..log.n_items {
+            let pairs = log.of_item(item);
+            let expected = log.dense(&pairs, &users, log.n_users(), lambdas[item]);
+            assert_close(&y[item * stride..][..stride], &expected, 2e-3);
+            assert_close(&exact[item * stride..][..stride], &expected, 2e-3);
+        }
+    }
+
+    #[test]
+    fn walks_and_processes_sum_to_the_same_bits(log in logs(), cut in 0u32..9) {
+        let users = log.factors(log.n_users(), 5);
+        let v = log.factors(log.n_items, 3);
+        let (by_item, items) = (log.by_item(), 0..log.n_items);
+        let all = 0..log.n_users() as u32;
+        for term in [Term::Residual, Term::Product, Term::Normal] {
+            let width = width(term, log.n_factors);
+            let request = |walk| Request { by_item: &by_item, users: log.fixed(&users), term, walk };
+            let tiles = sums(request(Walk::Tiles), items.clone(), all.clone(), &v);
+            let whole = sums(request(Walk::ItemByItem), items.clone(), all.clone(), &v);
+            prop_assert_eq!(&tiles.present, &whole.present);
+            let bits = |sums: &Sums| sums.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&tiles), bits(&whole));
+
+            let n_shards = log.shards.len() as u32;
+            let cut = cut.min(n_shards);
+            let subtrees = [aligned_subtrees(0, cut), aligned_subtrees(cut, n_shards)].concat();
+            let parts: Vec<(u32, Sums)> = subtrees
+                .into_iter()
+                .map(|shards| {
+                    let rows = by_item.rows_of(&shards);
+                    (shards.start, sums(request(Walk::ItemByItem), items.clone(), rows, &v))
+                })
+                .collect();
+            for item in items.clone() {
+                let mut tree = TreeSum::new(width);
+                for (shard, part) in parts.iter().filter(|(_, part)| part.present[item]) {
+                    tree.leaf(*shard).copy_from_slice(&part.values[item * width..][..width]);
+                }
+                let mut sum = vec![0.0; width];
+                prop_assert_eq!(tree.finish(&mut sum), whole.present[item]);
+                prop_assert_eq!(&sum, &whole.values[item * width..][..width].to_vec());
+            }
+        }
+    }
+
+    #[test]
+    fn the_loss_is_the_sum_over_all_pairs(log in logs()) {
+        let stride = stride(log.n_factors);
+        let (x, y) = (log.factors(log.n_users(), 5), log.factors(log.n_items, 1));
+        let params = log.params(MANY_STEPS);
+        let gram_items = gram(&y, log.n_factors);
+        let rounded = rounded(&gram_items);
+        let system = log.system(&y, &rounded);
+        let lambdas = log.lambdas_of_items();
+        let (mut first, mut of_shards) = (0, ShardLoss::default());
+        for shard in &log.shards {
+            let rows = &x[first * stride..][..shard.n_users() * stride];
+            of_shards = of_shards.plus(of_users(rows, shard.users(), system, params));
+            first += shard.n_users();
+        }
+        let norm = |row: &[f32]| row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+        let items = y.chunks_exact(stride).zip(&lambdas);
+        let regularization_items = items.map(|(row, &lambda)| f64::from(lambda) * norm(row)).sum();
+        let n_observed: usize = log.shards.iter().map(|shard| shard.confidences.len()).sum();
+        let found = loss(of_shards, Rest {
+            gram_users: &gram(&x, log.n_factors),
+            gram_items: &gram_items,
+            unobserved: f64::from(log.objective.unobserved()),
+            regularization_items,
+            n_pairs: (log.n_users() * log.n_items) as f64,
+            n_observed: n_observed as f64,
+        });
+        let (mut error, mut weights) = (of_shards.regularization + regularization_items, 0.0);
+        for item in 0..log.n_items {
+            let pairs = log.of_item(item);
+            for user in 0..log.n_users() {
+                let rows = x[user * stride..].iter().zip(&y[item * stride..]).take(log.n_factors);
+                let score: f64 = rows.map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
+                let unobserved = f64::from(log.objective.unobserved());
+                let observed = pairs.iter().find(|(other, _)| *other == user);
+                let (weight, target) = observed.map_or((unobserved, 0.0), |&(_, c)| {
+                    let extra = f64::from(c.abs()) - f64::from(log.objective.base());
+                    (unobserved + extra, f64::from(c.max(0.0)))
+                });
+                error += weight * score * score - 2.0 * target * score + target;
+                weights += weight;
+            }
+        }
+        if weights > 0.0 {
+            prop_assert!((found.full - error / weights).abs() <= 1e-4 * (error / weights).abs().max(1.0));
+        }
+    }
+
+    #[test]
+    fn the_largest_contribution_explains(log in logs()) {
+        let stride = stride(log.n_factors);
+        let items = log.factors(log.n_items, 1);
+        let gram = rounded(&gram(&items, log.n_factors));
+        let (system, params) = (log.system(&items, &gram), log.params(Solver::Cholesky));
+        let shard = &log.shards[0];
+        for user in 0..shard.n_users() {
+            let of_user = shard.users().of(user);
+            let rows = of_user.rows.iter().map(|row| row.index());
+            let pairs: Vec<_> = rows.zip(of_user.confidences.iter().copied()).collect();
+            let lambda = users::input(of_user, params).lambda;
+            let recommended: Vec<ItemIdx> = (0..log.n_items as u32).map(ItemIdx).collect();
+            let found = explain(user, &recommended, shard.users(), system, params);
+            for (item, found) in recommended.iter().zip(found) {
+                let y = |item: usize| &items[item * stride..][..log.n_factors];
+                let mut equations = log.equations(&pairs, &items, log.n_items, lambda);
+                let of_item = y(item.index()).iter();
+                equations.iter_mut().zip(of_item).for_each(|(row, &y)| row[log.n_factors] = f64::from(y));
+                let solved = eliminate(equations);
+                let product = |row| y(row).iter().zip(&solved).map(|(&y, z)| f64::from(y) * z).sum::<f64>();
+                let contributions: Vec<(usize, f64)> = pairs
+                    .iter()
+                    .map(|&(row, c)| (row, f64::from(c.max(0.0)) * product(row)))
+                    .collect();
+                let largest = contributions.iter().fold(0.0f64, |largest, one| largest.max(one.1));
+                prop_assert!(found.is_some() || largest < 1e-3, "{largest}");
+                for (_, contribution) in contributions.iter().filter(|one| Some(one.0) == found.map(ItemIdx::index)) {
+                    prop_assert!(largest - contribution < 1e-3, "{largest} {contribution} {contributions:?} {found:?}");
+                }
+                let x = log.dense(&pairs, &items, log.n_items, lambda);
+                let score: f64 = x.iter().zip(y(item.index())).map(|(x, &y)| x * f64::from(y)).sum();
+                let sum: f64 = contributions.iter().map(|one| one.1).sum();
+                prop_assert!((sum - score).abs() < 1e-6);
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The user half: every user of a shard against all item factors, which each process holds.
+
+use rayon::prelude::*;
+
+use super::pairs::Pairs;
+use super::rows::{RowInput, Scratch, SolveError, System, check_finite, descend, solve};
+use super::{Objective, Solver};
+use crate::kernels::simd::{Kernel, dispatch};
+use crate::types::{ItemIdx, ItemLists};
+
+/// Users of one shard: what they did, as confidences.
+#[derive(Clone, Copy, Debug)]
+pub struct Users<'a> {
+    /// Items of each user.
+    pub interactions: &'a ItemLists,
+    /// The signed confidence of each interaction.
+    pub confidences: &'a [f32],
+    /// Which users are solved for, `[n_users]`; the others keep their factors.
+    pub solved: Option<&'a [bool]>,
+}
+
+impl<'a> Users<'a> {
+    /// The pairs of one user.
+    #[inline(always)]
+    pub(super) fn of(&self, row: usize) -> Pairs<'a, ItemIdx> {
+        let range = self.interactions.range(row);
+        Pairs {
+            rows: &self.interactions.items[range.clone()],
+            confidences: &self.confidences[range],
+        }
+    }
+}
+
+/// How users are solved.
+#[derive(Clone, Copy, Debug)]
+pub struct Params<'a> {
+    /// The objective.
+    pub objective: &'a Objective,
+    /// Exact, or by steps.
+    pub solver: Solver,
+    /// Number of items of the fit.
+    pub n_items: u64,
+}
+
+/// Users handled by one task: users differ in length a hundredfold, so few.
+const USERS_PER_TASK: usize = 32;
+
+/// Solves for the users of a shard in place: `x` is `[n_users, stride]`.
+///
+/// - A user without interactions gets zeros.
+/// - Each row is computed by itself, so the bits do not depend on the other users.
+/// - Returns the number of rows that conjugate gradient left early because A was not positive along a
+///   direction.
+/// - Cost: O(pairs · n_factors · steps + users · n_factors² · steps) time for conjugate gradient,
+///   O(pairs · n_factors² + users · n_factors³) for Cholesky, on all threads of the pool.
+///
+/// # Errors
+/// A row that is not finite, or not positive definite under Cholesky: the lowest of the shard.
+pub fn solve_users(
+    x: &mut [f32],
+    users: Users<'_>,
+    system: System<'_>,
+    params: Params<'_>,
+) -> Result<usize, SolveError> {
+    let stride = system.fixed.stride;
+    assert_eq!(x.len(), users.interactions.ends.len() * stride, "a row per user");
+    let tasks = x.par_chunks_mut(USERS_PER_TASK * stride).enumerate();
+    let stopped: Vec<Result<usize, SolveError>> = tasks
+        .map(|(task, x)| dispatch(Task { x, first: task * USERS_PER_TASK, users, system, params }))
+        .collect();
+    let stopped = stopped.into_iter().sum::<Result<usize, SolveError>>()?;
+    check_finite(x, stride)?;
+    Ok(stopped)
+}
+
+struct Task<'a> {
+    x: &'a mut [f32],
+    first: usize,
+    users: Users<'a>,
+    system: System<'a>,
+    params: Params<'a>,
+}
+
+impl Kernel for Task<'_> {
+    type Output = Result<usize, SolveError>;
+
+    #[inline(always)]
+    fn run(self) -> Result<usize, SolveError> {
+        let Self { x, first, users, system, params } = self;
+        let mut scratch = Scratch::new(system.fixed.n_factors, system.fixed.stride);
+        let mut stopped = 0;
+        for (at, x) in x.chunks_exact_mut(system.fixed.stride).enumerate() {
+            let row = first + at;
+            if users.solved.is_some_and(|solved| !solved[row]) {
+                continue;
+            }
+            let input = input(users.of(row), params);
+            match params.solver {
+                Solver::ConjugateGradient { steps } => {
+                    stopped += usize::from(descend(x, &input, system, steps, &mut scratch));
+                }
+                Solver::Cholesky if !solve(x, &input, system, &mut scratch) => {
+                    return Err(SolveError::NotPositiveDefinite { row });
+                }
+                Solver::Cholesky => {}
+            }
+        }
+        Ok(stopped)
+    }
+}
+
+#[inline(always)]
+pub(super) fn input<'a>(pairs: Pairs<'a, ItemIdx>, params: Params<'_>) -> RowInput<'a, ItemIdx> {
+    let positive = pairs.confidences.iter().filter(|&&confidence| confidence > 0.0).count();
+    let n_observed = pairs.rows.len() as u64;
+    let lambda = params.objective.regularization_of(n_observed, positive as u64, params.n_items);
+    RowInput { pairs, lambda }
+}
