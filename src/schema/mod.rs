@@ -13,6 +13,7 @@ mod rows;
 mod side;
 mod table;
 pub mod tables;
+pub mod vectors;
 
 #[cfg(test)]
 mod id_tests;
@@ -20,6 +21,8 @@ mod id_tests;
 mod reference;
 #[cfg(test)]
 mod rows_tests;
+#[cfg(test)]
+mod vectors_tests;
 
 pub use column_error::ColumnError;
 pub use error::SchemaError;
