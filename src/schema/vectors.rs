@@ -333,7 +333,11 @@ impl Fields<'_> {
 
 /// Appends `floats` as they stand in every vector file.
 pub fn push_floats(out: &mut Vec<u8>, floats: &[f32]) {
-    out.extend(floats.iter().flat_map(|float| float.to_le_bytes()));
+    let start = out.len();
+    out.resize(start + 4 * floats.len(), 0);
+    for (bytes, float) in out[start..].as_chunks_mut::<4>().0.iter_mut().zip(floats) {
+        *bytes = float.to_le_bytes();
+    }
 }
 
 /// The floats in `bytes`, which need not be aligned.
