@@ -33,8 +33,9 @@ pub use events::{
 pub use id_column::IdColumn;
 pub use ids::{IdRows, OptionalIdRows, id_data_type, id_type_of, ids_array};
 pub use rows::{
-    DebiasWeightRows, DefaultTopKRows, ItemNeighborRows, ItemPopularityBySegmentRows,
-    ItemPopularityRows, ItemRows, RejectRows, Source, UserRows, UserTopKListRows, UserTopKRows,
+    DebiasWeightRows, DefaultTopKRows, ItemFactorRows, ItemNeighborRows,
+    ItemPopularityBySegmentRows, ItemPopularityRows, ItemRows, RejectRows, Source, UserFactorRows,
+    UserRows, UserTopKListRows, UserTopKRows,
 };
 pub use side::{id_column, text_column};
-pub use table::{Column, IdTypes, Kind, Table};
+pub use table::{Column, Embeddings, IdTypes, Kind, Table};
