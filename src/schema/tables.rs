@@ -27,6 +27,9 @@ pub fn by_name(name: &str) -> Option<&'static Table> {
 /// The segment that stands for every visitor.
 pub const EVERY_SEGMENT: &str = "*";
 
+/// The column of the vectors.
+pub const EMBEDDING: &str = "embedding";
+
 const fn required(
     name: &'static str,
     kind: Kind,
@@ -306,13 +309,13 @@ pub static ITEM_FACTORS: Table = Table {
           a user and an item is the inner product of their vectors. Compare vectors only where the \
           manifests have one `embedding_space_id`.",
     key: &["item_id"],
-    columns: &[ITEM_ID, ITEM_IDX, required("embedding", Embedding, "", EMBEDDING)],
+    columns: &[ITEM_ID, ITEM_IDX, required(EMBEDDING, Embedding, "", EMBEDDING_MEANING)],
     example: "SELECT b.item_id, list_inner_product(a.embedding, b.embedding) AS score \
               FROM item_factors AS a, item_factors AS b WHERE a.item_id = 42 \
               ORDER BY score DESC LIMIT 20;",
 };
 
-const EMBEDDING: &str = "The vector: `als.n_factors` finite numbers. Its type has that length, or is a \
+const EMBEDDING_MEANING: &str = "The vector: `als.n_factors` finite numbers. Its type has that length, or is a \
     plain list with `output.embeddings = \"list\"`.";
 
 /// What ALS learned about users.
@@ -324,7 +327,7 @@ pub static USER_FACTORS: Table = Table {
     columns: &[
         USER_ID,
         required("user_idx", Int64, "", "shard * 2^32 + row in the shard. Belongs to this run."),
-        required("embedding", Embedding, "", EMBEDDING),
+        required(EMBEDDING, Embedding, "", EMBEDDING_MEANING),
     ],
     example: "SELECT item_id, list_inner_product(u.embedding, i.embedding) AS score \
               FROM user_factors AS u, item_factors AS i WHERE user_id = 42 \
