@@ -48,6 +48,7 @@ pub use memory::{MemoryEstimate, predicted_memory};
 pub use planning::{PlanFlags, plan};
 pub use refused::{Refused, code, exit_code};
 pub use search::{Hit, nearest};
+pub use vectors::scaled_to_one;
 
 /// Told what a run is doing; may be called from several threads.
 pub trait Observer: Send + Sync {

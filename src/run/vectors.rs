@@ -186,14 +186,11 @@ pub(super) fn write_vectors(
         dimension: rows.n_factors,
     };
     let mut writer = VectorWriter::new(tables.output, &path, layout);
-    let mut scaled = Vec::with_capacity(rows.n_factors);
     for &row in rows.kept {
         let vector = rows.vector(row);
-        if file.kind == VectorType::Cosine {
-            scale_to_one(vector, &mut scaled);
-            writer.push(&scaled)?;
-        } else {
-            writer.push(vector)?;
+        match file.kind {
+            VectorType::Cosine => writer.push(&scaled_to_one(vector))?,
+            _ => writer.push(vector)?,
         }
     }
     Ok(writer.finish(&file.name(), rows.vector_ids())?)
@@ -221,14 +218,13 @@ fn format(kind: VectorType, rows: &VectorRows<'_>) -> VectorFormat {
     VectorFormat::Flat { metric, with_ids }
 }
 
-/// Puts `vector` brought to length 1 into `out`; zeros stay zeros.
+/// `vector` brought to length 1; zeros stay zeros.
 ///
 /// The length is summed in f64, in the order of the factors, so it neither overflows nor depends on
 /// the machine. Values that are not finite stay so.
-pub(super) fn scale_to_one(vector: &[f32], out: &mut Vec<f32>) {
+pub fn scaled_to_one(vector: &[f32]) -> Vec<f32> {
     let squares = vector.iter().map(|&x| f64::from(x) * f64::from(x));
     let length = squares.sum::<f64>().sqrt();
     let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
-    out.clear();
-    out.extend(vector.iter().map(|&x| (f64::from(x) * scale) as f32));
+    vector.iter().map(|&x| (f64::from(x) * scale) as f32).collect()
 }

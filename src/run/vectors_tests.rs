@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::search::{Hit, nearest};
 use super::tables::Tables;
-use super::vectors::{Owners, VectorRows, item_files, scale_to_one, user_files};
+use super::vectors::{Owners, VectorRows, item_files, scaled_to_one, user_files};
 use crate::job::spec::{EmbeddingType, Output as OutputSpec, VectorType, Vectors, VectorsOf};
 use crate::schema::IdTypes;
 use crate::schema::vectors::Metric;
@@ -233,13 +233,10 @@ fn values_that_are_not_finite_are_refused() {
 
 #[test]
 fn lengths_neither_overflow_nor_vanish() {
-    let mut out = Vec::new();
     for vector in [[f32::MAX, f32::MAX], [1e-45, 1e-45], [1.0, 1.0]] {
-        scale_to_one(&vector, &mut out);
-        assert_eq!(out, [0.5_f32.sqrt(); 2], "{vector:?}");
+        assert_eq!(scaled_to_one(&vector), [0.5_f32.sqrt(); 2], "{vector:?}");
     }
-    scale_to_one(&[0.0, -0.0], &mut out);
-    assert_eq!(out, [0.0, 0.0]);
+    assert_eq!(scaled_to_one(&[0.0, -0.0]), [0.0, 0.0]);
 }
 
 /// Every vector scored, sorted and cut.
