@@ -33,15 +33,22 @@ mod planning;
 mod prepare;
 mod refused;
 mod scan;
+mod search;
 mod side;
 mod stages;
 mod tables;
+#[cfg_attr(not(test), expect(dead_code, reason = "called by the factors stage"))]
+mod vectors;
+#[cfg(test)]
+mod vectors_tests;
 
 pub use counts::{Rejected, ScanCounts};
 pub use history::{UserEvent, events_of_user};
 pub use memory::{MemoryEstimate, predicted_memory};
 pub use planning::{PlanFlags, plan};
 pub use refused::{Refused, code, exit_code};
+pub use search::{Hit, nearest};
+pub use vectors::scaled_to_one;
 
 /// Told what a run is doing; may be called from several threads.
 pub trait Observer: Send + Sync {

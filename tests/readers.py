@@ -15,6 +15,8 @@ schemas = pathlib.Path(__file__).resolve().parent.parent / "schemas"
 manifest = json.loads((out / json.loads((out / "current.json").read_text())["manifest"]).read_text())
 files = {}
 for file in manifest["files"]:
+    if not file["path"].endswith(".parquet"):
+        continue  # vector files are not tables
     files.setdefault(file["table"], []).append(str(out / file["path"]))
 
 
@@ -39,7 +41,7 @@ for table, paths in sorted(files.items()):
         problems.append(f"{table}: columns {arrow.schema.names}, documented {names}")
     for row in documented(table):
         field, text = arrow.schema.field(row[0]), " ".join(row[1:])
-        kind = str(field.type).replace("list<element: ", "").rstrip(">").split("[")[0].split(" ")[0]
+        kind = re.sub("^(fixed_size_)?list<element: ", "", str(field.type)).rstrip(">").split("[")[0].split(" ")[0]
         wanted = {"string": "Utf8", "large_string": "LargeUtf8", "float": "Float32", "double": "Float64",
                   "int64": "Int64", "int32": "Int32", "bool": "Boolean", "timestamp": "Timestamp"}[kind]
         is_id = re.search(r"\bid\b", text) and row[0].removesuffix("s").endswith("_id")

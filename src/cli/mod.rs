@@ -19,6 +19,9 @@ mod plan;
 mod progress;
 mod published;
 mod run;
+mod search;
+#[cfg(test)]
+mod search_tests;
 mod show;
 mod summary;
 
@@ -52,6 +55,7 @@ enum Command {
     Check(check::CheckArgs),
     Plan(plan::PlanArgs),
     Show(show::ShowArgs),
+    Search(search::SearchArgs),
     Init(init::InitArgs),
     Generate(generate::GenerateArgs),
 }
@@ -67,6 +71,7 @@ pub fn dispatch(cli: &Cli) -> Result<()> {
         Command::Check(args) => check::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Show(args) => show::run(args),
+        Command::Search(args) => search::run(args),
         Command::Init(args) => init::run(args),
         Command::Generate(args) => generate::run(args),
     }

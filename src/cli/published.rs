@@ -2,6 +2,8 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -11,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::run::Refused;
-use crate::store::{self, InputFile, Manifest, Output};
+use crate::store::{self, InputFile, IoRuntime, Manifest, Output, PublishedFile};
 use crate::types::{IdRef, IdType, shard_of};
 
 /// One run and the output it lies in.
@@ -54,6 +56,31 @@ impl Published {
         })?;
         let manifest = output.read_manifest(&current)?;
         Ok(Self::new(output, manifest))
+    }
+
+    /// The run that a file belongs to, and the file's entry in the run's manifest; `None` for a
+    /// file that no committed manifest above it lists.
+    pub(super) fn of_file(
+        runtime: &IoRuntime,
+        file: &Path,
+    ) -> Result<Option<(Self, PublishedFile)>> {
+        let is_run = |folder: &&Path| folder.join("_manifest.json").is_file();
+        let Some(run) = file.ancestors().skip(1).find(is_run) else { return Ok(None) };
+        // <output>/runs/<logical_date>/<run_id>
+        let Some(root) = run.ancestors().nth(3) else { return Ok(None) };
+        let below_root = |path: &Path| Some(path.strip_prefix(root).ok()?.to_str()?.to_owned());
+        let (Some(url), Some(path), Some(manifest)) =
+            (root.to_str(), below_root(file), below_root(&run.join("_manifest.json")))
+        else {
+            return Ok(None);
+        };
+        let output = Output::open(runtime, url, Path::new(""))?;
+        let log = output.read_log()?;
+        let commit = log.entries().iter().find(|entry| entry.run.manifest == manifest);
+        let Some(commit) = commit else { return Ok(None) };
+        let manifest = output.read_manifest(&commit.run)?;
+        let entry = manifest.files.iter().find(|entry| entry.path == path).cloned();
+        Ok(entry.map(|entry| (Self::new(output, manifest), entry)))
     }
 
     /// Titles of items by id, as text.
@@ -136,7 +163,7 @@ impl Published {
     }
 
     /// Whether a file of a table that is cut by user shard can hold a user.
-    fn may_hold(&self, file: &InputFile, column: &str, user: &str) -> Result<bool> {
+    pub(super) fn may_hold(&self, file: &InputFile, column: &str, user: &str) -> Result<bool> {
         let footer = store::footer(&self.output.location(), file)?;
         let field = footer.schema().field_with_name(column)?.data_type().clone();
         let id_type = crate::schema::id_type_of(&field)?;
@@ -152,6 +179,30 @@ impl Published {
         };
         let part = format!("part-{:05}-of-", shard_of(id, self.manifest.shards));
         Ok(file.key.contains(&part))
+    }
+
+    /// The files of one table.
+    pub(super) fn files(&self, table: &str) -> Vec<InputFile> {
+        self.output.table_files(&self.manifest, table)
+    }
+
+    /// Gives the named columns of a file batch by batch until `take` has enough.
+    pub(super) fn each_batch(
+        &self,
+        file: &InputFile,
+        columns: &[&str],
+        mut take: impl FnMut(RecordBatch) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let location = self.output.location();
+        let footer = store::footer(&location, file)?;
+        for row_group in 0..footer.n_row_groups() {
+            for batch in store::read_row_group(&location, file, &footer, row_group, columns)? {
+                if take(batch?)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     fn read(&self, file: &InputFile, columns: &[&str]) -> Result<Vec<RecordBatch>> {
@@ -171,7 +222,8 @@ pub(super) fn name(titles: &BTreeMap<String, String>, item: &str) -> String {
     }
 }
 
-fn text(batch: &RecordBatch, column: &str) -> Result<ArrayRef> {
+/// A column as text.
+pub(super) fn text(batch: &RecordBatch, column: &str) -> Result<ArrayRef> {
     let array = batch.column_by_name(column).with_context(|| format!("no column \"{column}\""))?;
     Ok(as_text(array)?)
 }

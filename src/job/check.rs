@@ -22,6 +22,7 @@ impl Spec {
         walk::walk(&value, &reference::schema(), "")?;
         self.check_events()?;
         self.check_time()?;
+        self.check_vectors()?;
         match &self.top_k {
             Some(top_k) => self.check_top_k(top_k),
             None => Ok(()),
@@ -73,6 +74,19 @@ impl Spec {
             let key = join(&format!("events.{row}.weights"), event);
             let problem = format!("undoes earlier events, so it {problem}");
             return Err(SpecError::value(key, "{…}", problem));
+        }
+        Ok(())
+    }
+
+    fn check_vectors(&self) -> Result<(), SpecError> {
+        let vectors = &self.output.vectors;
+        for (row, file) in vectors.iter().enumerate() {
+            if let Some(first) = vectors[..row].iter().position(|other| other == file) {
+                let (of, kind) = (file.of.table(), file.kind.name());
+                let value = format!("{{ of = \"{of}\", type = \"{kind}\" }}");
+                let problem = format!("is the same as output.vectors.{first}; remove one of them");
+                return Err(SpecError::value(format!("output.vectors.{row}"), value, problem));
+            }
         }
         Ok(())
     }

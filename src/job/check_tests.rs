@@ -164,3 +164,23 @@ fn a_spec_changed_in_memory_is_checked_as_a_whole() {
     let message = spec.check().unwrap_err().to_string();
     assert_eq!(message, "\"limits.reject_share_max\" is null, expected a number");
 }
+
+#[test]
+fn a_vector_file_is_written_once() {
+    let files = |files: &str| format!("{BASE}vectors = [{files}]\n");
+    let (ip, cosine) = (
+        r#"{ of = "item_factors", type = "flat_ip" }"#,
+        r#"{ of = "item_factors", type = "cosine" }"#,
+    );
+    let users = r#"{ of = "user_factors", type = "flat_ip" }"#;
+    check(&files(&[ip, cosine, users].join(", ")), &[]).unwrap();
+    let twice = files(&[ip, users, ip].join(", "));
+    refuses(
+        &twice,
+        &[],
+        "\"output.vectors.2\" = { of = \"item_factors\", type = \"flat_ip\" }: is the same as \
+         output.vectors.0",
+    );
+    refuses(&files(r#"{ of = "item_factors", type = "flat" }"#), &[], "output.vectors.0.type");
+    refuses(&files(r#"{ of = "item_factors" }"#), &[], "\"output.vectors.0.type\" is missing");
+}

@@ -21,7 +21,7 @@ use crate::store::{BATCH_ROWS, Output, PublishedFile, RunPath, TableFile, put_fi
 use crate::types::{AFFINITY_ONE, Histories, ItemIdx};
 
 /// Items per file of a table that is cut by items.
-const ITEMS_PER_PART: usize = 65_536;
+pub(super) const ITEMS_PER_PART: usize = 65_536;
 
 /// Users whose lists are in memory at a time.
 const USERS_PER_WAVE: usize = 8_192;
@@ -40,7 +40,7 @@ impl Tables<'_> {
         Ok(TableFile::new(table.name, &table.arrow_schema(self.ids), table.key)?)
     }
 
-    fn put(&self, file: TableFile, part: u32, n_parts: u32) -> Result<PublishedFile> {
+    pub(super) fn put(&self, file: TableFile, part: u32, n_parts: u32) -> Result<PublishedFile> {
         let encoded = file.finish()?;
         let path = self.path.table_part(&encoded.table, part, n_parts);
         Ok(put_file(self.output, &path, encoded)?)

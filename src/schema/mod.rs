@@ -13,6 +13,7 @@ mod rows;
 mod side;
 mod table;
 pub mod tables;
+pub mod vectors;
 
 #[cfg(test)]
 mod id_tests;
@@ -20,6 +21,8 @@ mod id_tests;
 mod reference;
 #[cfg(test)]
 mod rows_tests;
+#[cfg(test)]
+mod vectors_tests;
 
 pub use column_error::ColumnError;
 pub use error::SchemaError;
@@ -30,8 +33,9 @@ pub use events::{
 pub use id_column::IdColumn;
 pub use ids::{IdRows, OptionalIdRows, id_data_type, id_type_of, ids_array};
 pub use rows::{
-    DebiasWeightRows, DefaultTopKRows, ItemNeighborRows, ItemPopularityBySegmentRows,
-    ItemPopularityRows, ItemRows, RejectRows, Source, UserRows, UserTopKListRows, UserTopKRows,
+    DebiasWeightRows, DefaultTopKRows, ItemFactorRows, ItemNeighborRows,
+    ItemPopularityBySegmentRows, ItemPopularityRows, ItemRows, RejectRows, Source, UserFactorRows,
+    UserRows, UserTopKListRows, UserTopKRows,
 };
 pub use side::{id_column, text_column};
-pub use table::{Column, IdTypes, Kind, Table};
+pub use table::{Column, Embeddings, IdTypes, Kind, Table};

@@ -96,6 +96,7 @@ impl Dialect {
             Kind::Utf8 => utf8.to_owned(),
             Kind::TimestampUs => instant.to_owned(),
             Kind::ListOf(of) | Kind::ListOfNullable(of) => (self.list)(&self.data_type(*of)),
+            Kind::Embedding => (self.list)(float32),
         }
     }
 
@@ -111,7 +112,8 @@ impl Dialect {
 
     /// BigQuery's arrays are never null, and say so by themselves.
     fn not_null(&self, column: &Column) -> &'static str {
-        let is_list = matches!(column.kind, Kind::ListOf(_) | Kind::ListOfNullable(_));
+        let is_list =
+            matches!(column.kind, Kind::ListOf(_) | Kind::ListOfNullable(_) | Kind::Embedding);
         let implied = is_list && matches!(self.comments, Comments::Options);
         if column.nullable || implied { "" } else { " NOT NULL" }
     }
@@ -191,6 +193,7 @@ fn arrow_name(kind: Kind) -> String {
         Kind::ListOf(of) => format!("List of {}, elements not null", arrow_name(*of)),
         Kind::ListOfNullable(of) => format!("List of {}, elements nullable", arrow_name(*of)),
         Kind::TimestampUs => "Timestamp(us, UTC)".to_owned(),
+        Kind::Embedding => "FixedSizeList or List of Float32, elements not null".to_owned(),
         kind => kind.data_type(IDS).to_string(),
     }
 }
@@ -205,6 +208,7 @@ fn parquet_name(kind: Kind) -> String {
         Kind::Bool => "BOOLEAN",
         Kind::Utf8 => "BYTE_ARRAY (STRING)",
         Kind::TimestampUs => "INT64 (TIMESTAMP, us, UTC)",
+        Kind::Embedding => "LIST of FLOAT",
         Kind::ListOf(of) | Kind::ListOfNullable(of) => {
             return format!("LIST of {}", parquet_name(*of));
         }
@@ -303,7 +307,7 @@ fn type_map() -> String {
         writeln!(map, "| {arrow} | {parquet} | {types} |").unwrap();
     }
     let lists = DIALECTS.map(|dialect| format!("`{}`", (dialect.list)("T"))).join(" | ");
-    writeln!(map, "| List of T | LIST of T | {lists} |").unwrap();
+    writeln!(map, "| List of T, FixedSizeList of T | LIST of T | {lists} |").unwrap();
     map
 }
 

@@ -13,7 +13,7 @@ use arrow::array::{
 use arrow::buffer::OffsetBuffer;
 
 use super::table::element_field;
-use super::{IdRows, IdTypes, OptionalIdRows, SchemaError, Table, tables};
+use super::{Embeddings, IdRows, IdTypes, OptionalIdRows, SchemaError, Table, tables};
 
 /// What put an item into a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -290,6 +290,56 @@ impl DefaultTopKRows<'_> {
     }
 }
 
+/// Rows of [`tables::ITEM_FACTORS`]: the vectors end to end.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the columns are documented where the table is declared")]
+pub struct ItemFactorRows<'a> {
+    pub item: IdRows<'a>,
+    pub item_idx: Vec<i64>,
+    pub embedding: Vec<f32>,
+}
+
+impl ItemFactorRows<'_> {
+    /// The rows as a record batch.
+    pub fn into_batch(
+        self,
+        ids: IdTypes,
+        embeddings: Embeddings,
+    ) -> Result<RecordBatch, SchemaError> {
+        let columns = vec![
+            self.item.to_array(ids.item)?,
+            Arc::new(Int64Array::from(self.item_idx)),
+            embeddings.array(self.embedding),
+        ];
+        factors_batch(&tables::ITEM_FACTORS, ids, embeddings, columns)
+    }
+}
+
+/// Rows of [`tables::USER_FACTORS`]: the vectors end to end.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the columns are documented where the table is declared")]
+pub struct UserFactorRows<'a> {
+    pub user: IdRows<'a>,
+    pub user_idx: Vec<i64>,
+    pub embedding: Vec<f32>,
+}
+
+impl UserFactorRows<'_> {
+    /// The rows as a record batch.
+    pub fn into_batch(
+        self,
+        ids: IdTypes,
+        embeddings: Embeddings,
+    ) -> Result<RecordBatch, SchemaError> {
+        let columns = vec![
+            self.user.to_array(ids.user)?,
+            Arc::new(Int64Array::from(self.user_idx)),
+            embeddings.array(self.embedding),
+        ];
+        factors_batch(&tables::USER_FACTORS, ids, embeddings, columns)
+    }
+}
+
 /// Rows of [`tables::REJECTS`].
 #[derive(Clone, Debug, Default)]
 #[expect(missing_docs, reason = "the columns are documented where the table is declared")]
@@ -317,6 +367,16 @@ impl RejectRows<'_> {
 
 fn batch(table: &Table, ids: IdTypes, columns: Vec<ArrayRef>) -> Result<RecordBatch, SchemaError> {
     RecordBatch::try_new(table.arrow_schema(ids), columns)
+        .map_err(|source| SchemaError::Batch { table: table.name, source })
+}
+
+fn factors_batch(
+    table: &Table,
+    ids: IdTypes,
+    embeddings: Embeddings,
+    columns: Vec<ArrayRef>,
+) -> Result<RecordBatch, SchemaError> {
+    RecordBatch::try_new(table.arrow_schema_with(ids, embeddings), columns)
         .map_err(|source| SchemaError::Batch { table: table.name, source })
 }
 

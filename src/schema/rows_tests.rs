@@ -155,6 +155,32 @@ fn rejects_become_a_batch() {
 }
 
 #[test]
+fn factors_become_a_fixed_size_or_a_plain_list() {
+    let (users, items) = (users(), items());
+    for fixed_size in [true, false] {
+        let embeddings = Embeddings { n_factors: 2, fixed_size };
+        let embedding = vec![1.0, 2.0, 3.0, 4.0];
+        let item = ItemFactorRows {
+            item: rows(&items, &[0, 2]),
+            item_idx: vec![0, 2],
+            embedding: embedding.clone(),
+        };
+        let item = item.into_batch(IDS, embeddings).unwrap();
+        assert_eq!(item.schema(), tables::ITEM_FACTORS.arrow_schema_with(IDS, embeddings));
+        let user = UserFactorRows { user: IdRows::all(&users), user_idx: vec![0, 1], embedding };
+        let user = user.into_batch(IDS, embeddings).unwrap();
+        assert_eq!(user.schema(), tables::USER_FACTORS.arrow_schema_with(IDS, embeddings));
+        let last = match fixed_size {
+            true => user.column(2).as_fixed_size_list().value(1),
+            false => user.column(2).as_list::<i32>().value(1),
+        };
+        assert_eq!(last.as_primitive::<Float32Type>().values(), &[3.0, 4.0]);
+        let none = UserFactorRows { user: rows(&users, &[]), user_idx: vec![], embedding: vec![] };
+        assert_eq!(none.into_batch(IDS, embeddings).unwrap().num_rows(), 0);
+    }
+}
+
+#[test]
 fn columns_of_different_length_are_refused() {
     let (users, items) = (users(), items());
     let mut top_k = top_k(&users, &items);

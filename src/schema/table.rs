@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, ListArray};
+use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 
 use super::ids::id_data_type;
@@ -66,6 +68,17 @@ pub enum Kind {
     ListOf(&'static Kind),
     /// A list whose elements may be null.
     ListOfNullable(&'static Kind),
+    /// A vector of 32-bit floats, all of one length, which is known per run: see [`Embeddings`].
+    Embedding,
+}
+
+/// The type of the embeddings of one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Embeddings {
+    /// Their length.
+    pub n_factors: usize,
+    /// Whether the type holds the length, as vector stores want it, or is a list like any other.
+    pub fixed_size: bool,
 }
 
 /// The types of the ids of one run.
@@ -79,10 +92,22 @@ pub struct IdTypes {
 
 impl Table {
     /// The Arrow schema of this table: exact nullability, and no metadata, since equal rows must
-    /// give equal bytes.
+    /// give equal bytes. Embeddings are lists.
     pub fn arrow_schema(&self, ids: IdTypes) -> SchemaRef {
         let field =
             |column: &Column| Field::new(column.name, column.kind.data_type(ids), column.nullable);
+        Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
+    }
+
+    /// The same with embeddings of a chosen type.
+    pub fn arrow_schema_with(&self, ids: IdTypes, embeddings: Embeddings) -> SchemaRef {
+        let field = |column: &Column| {
+            let data_type = match column.kind {
+                Kind::Embedding => embeddings.data_type(),
+                kind => kind.data_type(ids),
+            };
+            Field::new(column.name, data_type, column.nullable)
+        };
         Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
     }
 
@@ -98,7 +123,7 @@ impl Table {
 }
 
 impl Kind {
-    /// The Arrow type of this kind, given the types of ids.
+    /// The Arrow type of this kind, given the types of ids; of an embedding, a list.
     pub fn data_type(self, ids: IdTypes) -> DataType {
         match self {
             Self::UserId => id_data_type(ids.user),
@@ -112,7 +137,43 @@ impl Kind {
             Self::TimestampUs => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
             Self::ListOf(of) => list_type(*of, false, ids),
             Self::ListOfNullable(of) => list_type(*of, true, ids),
+            Self::Embedding => list_type(Self::Float32, false, ids),
         }
+    }
+}
+
+impl Embeddings {
+    /// The Arrow type. Its elements are never null.
+    ///
+    /// # Panics
+    /// If the length is beyond the range of Arrow's lengths.
+    pub fn data_type(self) -> DataType {
+        let element = element_field(DataType::Float32, false);
+        if self.fixed_size {
+            DataType::FixedSizeList(element, self.length())
+        } else {
+            DataType::List(element)
+        }
+    }
+
+    fn length(self) -> i32 {
+        i32::try_from(self.n_factors).expect("a spec allows far fewer factors than 2^31")
+    }
+
+    /// `values`, vectors end to end, as an array.
+    ///
+    /// # Panics
+    /// If a vector is not whole.
+    pub(super) fn array(self, values: Vec<f32>) -> ArrayRef {
+        let element = element_field(DataType::Float32, false);
+        let n_rows = values.len() / self.n_factors;
+        assert!(n_rows * self.n_factors == values.len(), "{} factors, not whole", values.len());
+        let values = Arc::new(Float32Array::from(values));
+        if self.fixed_size {
+            return Arc::new(FixedSizeListArray::new(element, self.length(), values, None));
+        }
+        let offsets = OffsetBuffer::<i32>::from_repeated_length(self.n_factors, n_rows);
+        Arc::new(ListArray::new(element, offsets, values, None))
     }
 }
 

@@ -4,7 +4,7 @@ use super::Kind::*;
 use super::{Column, Kind, Table};
 
 /// Every published table, in the order in which they are documented.
-pub static ALL: [&Table; 10] = [
+pub static ALL: [&Table; 12] = [
     &ITEMS,
     &USERS,
     &ITEM_POPULARITY,
@@ -14,6 +14,8 @@ pub static ALL: [&Table; 10] = [
     &USER_TOP_K,
     &USER_TOP_K_LISTS,
     &DEFAULT_TOP_K,
+    &ITEM_FACTORS,
+    &USER_FACTORS,
     &REJECTS,
 ];
 
@@ -24,6 +26,9 @@ pub fn by_name(name: &str) -> Option<&'static Table> {
 
 /// The segment that stands for every visitor.
 pub const EVERY_SEGMENT: &str = "*";
+
+/// The column of the vectors.
+pub const EMBEDDING: &str = "embedding";
 
 const fn required(
     name: &'static str,
@@ -295,6 +300,38 @@ pub static DEFAULT_TOP_K: Table = Table {
         required("score", Float32, "", "Higher is better. Compare within one segment only."),
     ],
     example: "SELECT rank, item_id FROM default_top_k WHERE segment = '*' ORDER BY rank;",
+};
+
+/// What ALS learned about items.
+pub static ITEM_FACTORS: Table = Table {
+    name: "item_factors",
+    doc: "The vector that ALS learned for each item with a history, for vector stores: the score of \
+          a user and an item is the inner product of their vectors. Compare vectors only where the \
+          manifests have one `embedding_space_id`.",
+    key: &["item_id"],
+    columns: &[ITEM_ID, ITEM_IDX, required(EMBEDDING, Embedding, "", EMBEDDING_MEANING)],
+    example: "SELECT b.item_id, list_inner_product(a.embedding, b.embedding) AS score \
+              FROM item_factors AS a, item_factors AS b WHERE a.item_id = 42 \
+              ORDER BY score DESC LIMIT 20;",
+};
+
+const EMBEDDING_MEANING: &str = "The vector: `als.n_factors` finite numbers. Its type has that length, or is a \
+    plain list with `output.embeddings = \"list\"`.";
+
+/// What ALS learned about users.
+pub static USER_FACTORS: Table = Table {
+    name: "user_factors",
+    doc: "The vector that ALS learned for each user with a history, to be held against those of \
+          `item_factors`. One file per shard: rows are sorted within a file.",
+    key: &["user_id"],
+    columns: &[
+        USER_ID,
+        required("user_idx", Int64, "", "shard * 2^32 + row in the shard. Belongs to this run."),
+        required(EMBEDDING, Embedding, "", EMBEDDING_MEANING),
+    ],
+    example: "SELECT item_id, list_inner_product(u.embedding, i.embedding) AS score \
+              FROM user_factors AS u, item_factors AS i WHERE user_id = 42 \
+              ORDER BY score DESC LIMIT 20;",
 };
 
 /// Rows that could not be used.

@@ -8,6 +8,8 @@ use std::io;
 
 use parquet::errors::ParquetError;
 
+use crate::schema::vectors::LayoutError;
+
 /// A url that this version cannot open.
 #[derive(Debug, thiserror::Error)]
 pub enum UrlError {
@@ -150,6 +152,14 @@ pub enum ReadError {
         /// Their compressed bytes.
         compressed: u64,
     },
+    /// The file is no flat vector file.
+    #[error("vector file \"{url}\" cannot be searched")]
+    NotFlat {
+        /// The file.
+        url: String,
+        /// The cause.
+        source: LayoutError,
+    },
     /// A column that is not in the file.
     #[error("\"{url}\" has no column \"{column}\"; its columns are {found}")]
     NoColumn {
@@ -219,6 +229,19 @@ pub enum PublishError {
         /// The cause.
         source: ParquetError,
     },
+    /// A vector with a value that no search can use.
+    #[error(
+        "value {column} of row {row} of \"{path}\" is NaN or infinite; raise the model's \
+         regularization or lower its event weights"
+    )]
+    NotFinite {
+        /// The vector file.
+        path: String,
+        /// The row, from 0.
+        row: usize,
+        /// The place in the row, from 0.
+        column: usize,
+    },
     /// A file of the run is not the one that was written.
     #[error("\"{path}\" has {found} bytes where {expected} were written; run again")]
     WrongSize {
@@ -282,7 +305,7 @@ impl PublishError {
             Self::RunTaken { .. } | Self::Withdrawn { .. } => 73,
             Self::WrongSize { .. } => 74,
             Self::UnknownOutcome { .. } => 75,
-            Self::Corrupt { .. } | Self::Changed { .. } => 65,
+            Self::NotFinite { .. } | Self::Corrupt { .. } | Self::Changed { .. } => 65,
         }
     }
 }

@@ -126,6 +126,11 @@ impl RunPath {
         format!("runs/{}/{}/{name}", self.logical_date, self.run_id)
     }
 
+    /// A vector file: `vectors/item_factors.npy`.
+    pub fn vectors(&self, name: &str) -> String {
+        self.file(&format!("vectors/{name}"))
+    }
+
     /// The manifest.
     pub fn manifest(&self) -> String {
         self.file("_manifest.json")

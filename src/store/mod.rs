@@ -4,6 +4,7 @@
 //! what is asynchronous underneath runs on one small [`IoRuntime`] that is handed around.
 //!
 //! - in: [`Location`] (a url), [`list_inputs`], [`footers`], [`read_row_group`], [`read_all`]
+//! - vectors: [`VectorWriter`] and [`VectorFile`] stream, a part or a block at a time
 //! - out: [`TableFile`] (the same rows give the same bytes), [`Output`], [`RunPath`], [`put_file`]
 //! - commit: [`Manifest`], [`Output::publish`], [`Log`], [`Current`]
 //!
@@ -20,6 +21,8 @@ mod publish;
 mod reader;
 mod runtime;
 mod table_writer;
+mod vector_reader;
+mod vector_writer;
 
 pub use error::{ListError, PublishError, ReadError, UrlError};
 pub use list::{InputFile, Listing, list_inputs};
@@ -31,6 +34,8 @@ pub use publish::Published;
 pub use reader::{Footer, RowGroupReader, footer, footers, read_all, read_row_group};
 pub use runtime::IoRuntime;
 pub use table_writer::{BATCH_ROWS, EncodedFile, TableFile};
+pub use vector_reader::{VectorBlock, VectorFile};
+pub use vector_writer::VectorWriter;
 
 #[cfg(test)]
 mod faults;
@@ -42,3 +47,5 @@ mod publish_tests;
 mod reader_tests;
 #[cfg(test)]
 mod table_writer_tests;
+#[cfg(test)]
+mod vector_tests;

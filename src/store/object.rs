@@ -47,7 +47,8 @@ impl PlannedObject {
         self.fetch(range).await.map_err(|error| ParquetError::External(Box::new(error)))
     }
 
-    async fn fetch(&self, range: Range<u64>) -> object_store::Result<Bytes> {
+    /// The same, of a range that is known to lie within the object.
+    pub(super) async fn fetch(&self, range: Range<u64>) -> object_store::Result<Bytes> {
         if range.is_empty() {
             return Ok(Bytes::new());
         }

@@ -296,7 +296,7 @@ fn external(error: ParquetError) -> Result<object_store::Error, ParquetError> {
     }
 }
 
-fn store_error(url: &str, source: object_store::Error) -> ReadError {
+pub(super) fn store_error(url: &str, source: object_store::Error) -> ReadError {
     use object_store::Error::{NotFound, Precondition};
     let url = url.to_owned();
     match source {

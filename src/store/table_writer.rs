@@ -9,7 +9,10 @@ use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::file::properties::{
+    EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion,
+};
+use parquet::schema::types::ColumnPath;
 use sha2::{Digest, Sha256};
 
 use super::error::PublishError;
@@ -19,6 +22,9 @@ pub const BATCH_ROWS: usize = 65_536;
 
 /// Rows in every row group of a table file but its last.
 const ROW_GROUP_ROWS: usize = 1 << 20;
+
+/// The same where a row holds a vector: a row group is what readers and writers hold in memory.
+const WIDE_ROW_GROUP_ROWS: usize = BATCH_ROWS;
 
 /// A table file under construction, in memory.
 ///
@@ -54,9 +60,40 @@ impl TableFile {
     /// # Panics
     /// If `sorted_by` names a column that is not there.
     pub fn new(table: &str, schema: &Schema, sorted_by: &[&str]) -> Result<Self, PublishError> {
+        Self::start(table, schema, sorted_by, properties(ROW_GROUP_ROWS))
+    }
+
+    /// The same for a table whose `vectors` column holds a list of floats in every row: its row
+    /// groups are small, and its floats in no dictionary, since hardly one comes twice.
+    ///
+    /// # Errors
+    /// As [`TableFile::new`].
+    ///
+    /// # Panics
+    /// As [`TableFile::new`].
+    pub fn with_vectors(
+        table: &str,
+        schema: &Schema,
+        sorted_by: &[&str],
+        vectors: &str,
+    ) -> Result<Self, PublishError> {
+        let leaf = ColumnPath::new(vec![vectors.to_owned(), "list".into(), "element".into()]);
+        let properties = properties(WIDE_ROW_GROUP_ROWS)
+            .set_column_dictionary_enabled(leaf.clone(), false)
+            .set_column_statistics_enabled(leaf, EnabledStatistics::None);
+        Self::start(table, schema, sorted_by, properties)
+    }
+
+    fn start(
+        table: &str,
+        schema: &Schema,
+        sorted_by: &[&str],
+        properties: WriterPropertiesBuilder,
+    ) -> Result<Self, PublishError> {
         let schema = Arc::new(Schema::new(schema.fields().clone()));
-        let writer = properties(&schema, sorted_by)
-            .and_then(|properties| {
+        let writer = sorting_columns(&schema, sorted_by)
+            .and_then(|sorting| {
+                let properties = properties.set_sorting_columns(sorting).build();
                 ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))
             })
             .map_err(|source| encode_error(table, source))?;
@@ -94,9 +131,9 @@ impl TableFile {
 
 /// Every setting that moves a byte is written out: a new default of the library must not. Version 1
 /// pages, since not every warehouse reads the delta encodings of version 2.
-fn properties(schema: &SchemaRef, sorted_by: &[&str]) -> Result<WriterProperties, ParquetError> {
+fn properties(row_group_rows: usize) -> WriterPropertiesBuilder {
     let level = ZstdLevel::try_new(3).expect("3 is a zstd level");
-    Ok(WriterProperties::builder()
+    WriterProperties::builder()
         .set_created_by("tidemill".to_owned())
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_compression(Compression::ZSTD(level))
@@ -105,13 +142,11 @@ fn properties(schema: &SchemaRef, sorted_by: &[&str]) -> Result<WriterProperties
         .set_data_page_size_limit(1 << 20)
         .set_data_page_row_count_limit(20_000)
         .set_write_batch_size(1024)
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_row_count(Some(row_group_rows))
         .set_max_row_group_bytes(None)
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_statistics_truncate_length(Some(64))
         .set_column_index_truncate_length(Some(64))
-        .set_sorting_columns(sorting_columns(schema, sorted_by)?)
-        .build())
 }
 
 fn sorting_columns(

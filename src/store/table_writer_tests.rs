@@ -1,6 +1,9 @@
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray,
+};
+use arrow::datatypes::{DataType, Field};
 use bytes::Bytes;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
@@ -57,6 +60,34 @@ fn the_footer_says_how_it_was_written() {
     let sorting: Vec<_> =
         sorting.iter().map(|column| (column.column_idx, column.descending)).collect();
     assert_eq!(sorting, [(0, false), (1, false)]);
+    assert!(footer.row_group(0).column(0).statistics().is_some());
+}
+
+/// The footer of a file of `n` rows with vectors of 3 floats.
+fn vectors_footer(n: usize) -> std::sync::Arc<parquet::file::metadata::ParquetMetaData> {
+    let values = Arc::new(Float32Array::from_iter_values((0..3 * n).map(|i| (i % 5) as f32)));
+    let element = Arc::new(Field::new("element", DataType::Float32, false));
+    let vectors = Arc::new(FixedSizeListArray::new(element, 3, values, None)) as ArrayRef;
+    let ids = Arc::new(Int64Array::from_iter_values(0..n as i64)) as ArrayRef;
+    let rows = [("item_id", ids, false), ("embedding", vectors, false)];
+    let rows = RecordBatch::try_from_iter_with_nullable(rows).unwrap();
+    let file = TableFile::with_vectors("item_factors", &rows.schema(), &["item_id"], "embedding");
+    let mut file = file.unwrap();
+    for from in (0..n).step_by(BATCH_ROWS) {
+        file.write(&rows.slice(from, BATCH_ROWS.min(n - from))).unwrap();
+    }
+    let bytes = file.finish().unwrap().bytes;
+    SerializedFileReader::new(bytes).unwrap().metadata().clone().into()
+}
+
+#[test]
+fn vectors_have_small_row_groups_and_no_dictionary() {
+    let footer = vectors_footer(100_000);
+    let groups: Vec<_> = footer.row_groups().iter().map(|group| group.num_rows()).collect();
+    assert_eq!(groups, [65_536, 34_464]);
+    let column = footer.row_group(0).column(1);
+    assert_eq!(column.column_path().string(), "embedding.list.element");
+    assert!(column.dictionary_page_offset().is_none() && column.statistics().is_none());
     assert!(footer.row_group(0).column(0).statistics().is_some());
 }
 

@@ -6,6 +6,7 @@
 
 mod input;
 mod models;
+mod output;
 mod values;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use models::{
     Candidates, Combine, Counted, Debias, ExcludeSeen, Fallback, History, HistoryWeights,
     ItemNeighbors, Popularity, Ranker, Shape, Similarity, TopK,
 };
+pub use output::{EmbeddingType, Output, VectorType, Vectors, VectorsOf};
 pub use values::{ByteSize, Days, FilterValue, Values};
 
 /// A job: what is read, what is computed, where it goes.
@@ -107,15 +109,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self { memory_bytes_max: ByteSize(8 << 30), reject_share_max: 0.001 }
     }
-}
-
-/// Where the results are published.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Output {
-    /// Folder or prefix of the published tables, runs and log. One job owns it.
-    #[schemars(length(min = 1), example = &"s3://shop-recs/nightly/")]
-    pub url: String,
 }
 
 impl Events {
