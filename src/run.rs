@@ -24,6 +24,7 @@ use crate::store::{
     PublishedFile, RunPath, Stage,
 };
 
+mod als;
 mod counts;
 mod history;
 mod lists;
@@ -37,7 +38,6 @@ mod search;
 mod side;
 mod stages;
 mod tables;
-#[cfg_attr(not(test), expect(dead_code, reason = "called by the factors stage"))]
 mod vectors;
 #[cfg(test)]
 mod vectors_tests;
@@ -56,6 +56,8 @@ pub trait Observer: Send + Sync {
     fn begin(&self, stage: &str, total: Option<(u64, &'static str)>);
     /// So many units more are done.
     fn advance(&self, units: u64);
+    /// Something worth a line while the stage goes on.
+    fn note(&self, stage: &str, text: &str);
     /// The stage is done.
     fn end(&self, stage: &str, seconds: f64, note: &str);
 }
@@ -66,6 +68,7 @@ pub struct Silent;
 impl Observer for Silent {
     fn begin(&self, _: &str, _: Option<(u64, &'static str)>) {}
     fn advance(&self, _: u64) {}
+    fn note(&self, _: &str, _: &str) {}
     fn end(&self, _: &str, _: f64, _: &str) {}
 }
 
@@ -196,6 +199,14 @@ impl Worker<'_> {
         self.stages.push(Stage { name: name.to_owned(), seconds, more });
         self.job.observer.end(name, seconds, "");
         Ok(result)
+    }
+}
+
+impl Worker<'_> {
+    /// Adds to what the manifest says of the last stage.
+    fn report(&mut self, more: Map<String, Value>) {
+        let stage = self.stages.last_mut().expect("a stage has run");
+        stage.more.extend(more);
     }
 }
 

@@ -48,6 +48,11 @@ impl Observer for Bars {
         self.0.lock().expect("no thread panics with the bar").inc(units);
     }
 
+    fn note(&self, stage: &str, text: &str) {
+        let bar = self.0.lock().expect("no thread panics with the bar");
+        bar.suspend(|| note(stage, text));
+    }
+
     fn end(&self, stage: &str, seconds: f64, note: &str) {
         let bar = self.0.lock().expect("no thread panics with the bar");
         let done = bar.position();
@@ -65,9 +70,19 @@ impl Observer for Lines {
 
     fn advance(&self, _: u64) {}
 
+    fn note(&self, stage: &str, text: &str) {
+        note(stage, text);
+    }
+
     fn end(&self, stage: &str, seconds: f64, note: &str) {
         line(stage, 0, seconds, note);
     }
+}
+
+fn note(stage: &str, text: &str) {
+    use std::io::Write;
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "{stage:<16} {text}");
 }
 
 fn line(stage: &str, done: u64, seconds: f64, note: &str) {

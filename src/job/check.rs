@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::spec::{
-    Candidates, EVERY_ROW, Events, ExcludeSeen, Fallback, Ranker, TopK, ValueScale, Weight,
+    Als, Candidates, EVERY_ROW, Events, ExcludeSeen, Fallback, Ranker, TopK, ValueScale, Weight,
 };
 use super::walk::{join, nearest};
 use super::{Spec, SpecError, reference, walk};
@@ -22,6 +22,9 @@ impl Spec {
         walk::walk(&value, &reference::schema(), "")?;
         self.check_events()?;
         self.check_time()?;
+        if let Some((key, value, problem)) = self.als.as_ref().and_then(Als::idle_key) {
+            return Err(SpecError::value(join("als", key), value, problem));
+        }
         self.check_vectors()?;
         match &self.top_k {
             Some(top_k) => self.check_top_k(top_k),
@@ -80,6 +83,11 @@ impl Spec {
 
     fn check_vectors(&self) -> Result<(), SpecError> {
         let vectors = &self.output.vectors;
+        if let (Some(file), None) = (vectors.first(), &self.als) {
+            let value = format!("{{ of = \"{}\" }}", file.of.table());
+            let problem = "needs a section [als]; add it, or remove this file";
+            return Err(SpecError::value("output.vectors.0", value, problem));
+        }
         for (row, file) in vectors.iter().enumerate() {
             if let Some(first) = vectors[..row].iter().position(|other| other == file) {
                 let (of, kind) = (file.of.table(), file.kind.name());
@@ -116,13 +124,14 @@ impl Spec {
     fn check_candidates(&self, candidates: &Candidates) -> Result<(), SpecError> {
         let key = "top_k.candidates";
         if candidates.rankers().next().is_none() {
-            let problem = "no ranker proposes items; add a section [item_neighbors] or \
+            let problem = "no ranker proposes items; add a section [als], [item_neighbors] or \
                            [popularity] and give it a weight here";
             return Err(SpecError::value(key, "{}", problem));
         }
         for (ranker, weight) in candidates.rankers() {
             let name = ranker.name();
             let present = match ranker {
+                Ranker::Als => self.als.is_some(),
                 Ranker::ItemNeighbors => self.item_neighbors.is_some(),
                 Ranker::Popularity => self.popularity.is_some(),
             };

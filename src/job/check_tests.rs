@@ -121,7 +121,7 @@ fn rankers_and_lists_need_their_sections() {
     );
     refuses(BASE, &[("top_k.candidates", "{}")], "no ranker proposes items");
     refuses(BASE, &[("top_k.candidates.popularity", "0")], "= 0: must be above 0");
-    refuses(BASE, &[("top_k.candidates.als", "1")], "unknown key \"top_k.candidates.als\"; known");
+    refuses(BASE, &[("top_k.candidates.als", "1")], "needs a section [als]; add it, or remove");
     refuses(&without("debias"), &[("top_k.debias", "true")], "needs a section [debias]; add it");
     refuses(
         &without("popularity"),
@@ -166,14 +166,35 @@ fn a_spec_changed_in_memory_is_checked_as_a_whole() {
 }
 
 #[test]
+fn keys_of_als_mean_something_together() {
+    let als = |keys: &str| format!("{BASE}\n[als]\n{keys}\n");
+    check(&als("dialect = \"ials++\"\nunobserved_weight = 0.5\nsolver = \"cholesky\""), &[])
+        .unwrap();
+    check(&als("confidence = \"log\"\nconfidence_epsilon = 0.5\ncg_steps = 4"), &[]).unwrap();
+    for (keys, says) in [
+        ("dialect = \"ials++\"\nalpha = 2.0", "\"als.alpha\" = 2: has no effect with dialect"),
+        ("unobserved_weight = 0.5", "has no effect unless dialect = \"ials++\""),
+        ("regularization_exponent = 0.5", "has no effect unless dialect = \"ials++\""),
+        ("confidence_epsilon = 0.5", "has no effect unless confidence = \"log\""),
+        ("solver = \"cholesky\"\ncg_steps = 4", "has no effect with solver = \"cholesky\""),
+        ("n_factors = 0", "must be at least 1"),
+        ("regularization = 0", "must be above 0"),
+    ] {
+        refuses(&als(keys), &[], says);
+    }
+}
+
+#[test]
 fn a_vector_file_is_written_once() {
-    let files = |files: &str| format!("{BASE}vectors = [{files}]\n");
+    let without_als = |files: &str| format!("{BASE}vectors = [{files}]\n");
+    let files = |files: &str| without_als(files) + "[als]\n";
     let (ip, cosine) = (
         r#"{ of = "item_factors", type = "flat_ip" }"#,
         r#"{ of = "item_factors", type = "cosine" }"#,
     );
     let users = r#"{ of = "user_factors", type = "flat_ip" }"#;
     check(&files(&[ip, cosine, users].join(", ")), &[]).unwrap();
+    refuses(&without_als(ip), &[], "needs a section [als]; add it, or remove this file");
     let twice = files(&[ip, users, ip].join(", "));
     refuses(
         &twice,

@@ -156,13 +156,16 @@ fn absent_keys_take_their_defaults() {
     let spec = plain(&format!("{SMALL}[popularity]\n[item_neighbors]\n[top_k]\nk = 80")).unwrap();
     assert_eq!(spec.popularity.as_ref().unwrap().trend_prior, 10.0);
     assert_eq!(spec.item_neighbors.as_ref().unwrap().n_neighbors, 100);
-    assert_eq!(spec.candidates(), Candidates { item_neighbors: Some(1.0), popularity: None });
+    assert_eq!(
+        spec.candidates(),
+        Candidates { item_neighbors: Some(1.0), ..Candidates::default() }
+    );
     assert_eq!(spec.fallback(), Fallback::Popularity);
     let top_k = spec.top_k.unwrap();
     assert_eq!((top_k.n_candidates(), top_k.exclude_seen), (320, ExcludeSeen::Any(true)));
 
     let spec = plain(&format!("{SMALL}[popularity]\n[top_k]")).unwrap();
-    assert_eq!(spec.candidates(), Candidates { item_neighbors: None, popularity: Some(1.0) });
+    assert_eq!(spec.candidates(), Candidates { popularity: Some(1.0), ..Candidates::default() });
     let spec = plain(&format!("{SMALL}[item_neighbors]\n[top_k]")).unwrap();
     assert_eq!(spec.fallback(), Fallback::None);
 }
@@ -196,11 +199,12 @@ fn unknown_keys_at_every_level_are_named_in_full() {
         assert!(message.starts_with(&start), "{message}");
         assert!(!key.contains("wieght") || message.ends_with(known), "{message}");
     }
-    let message = message(plain(&format!("{SMALL}[als]\nn_factors = 64")));
+    let message = message(plain(&format!("{SMALL}[alt]\nn_factors = 64")));
     assert_eq!(
         message,
-        "in \"job.toml\": unknown key \"als\"; known keys here: name, time_zone, shards, events, \
-         items, users, deny, history, popularity, debias, item_neighbors, top_k, limits, output"
+        "in \"job.toml\": unknown key \"alt\", did you mean \"als\"?; known keys here: name, \
+         time_zone, shards, events, items, users, deny, history, popularity, debias, \
+         item_neighbors, als, top_k, limits, output"
     );
 }
 
@@ -305,7 +309,7 @@ fn overrides_reach_lists_maps_and_absent_sections() {
     assert_eq!(spec.events[0].url, "other/dt=*/");
     assert_eq!(spec.events[0].partition_where["dt"], Values(vec!["2026-11-22".to_owned()]));
     assert_eq!(spec.popularity.as_ref().unwrap().trend_prior, 3.0);
-    assert_eq!(spec.candidates(), Candidates { item_neighbors: None, popularity: Some(2.0) });
+    assert_eq!(spec.candidates(), Candidates { popularity: Some(2.0), ..Candidates::default() });
     assert_eq!((spec.top_k.unwrap().k, spec.output.url.as_str()), (7, "out = x"));
 }
 

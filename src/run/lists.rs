@@ -1,9 +1,12 @@
 //! The list of one user: rankers, combination, filters, fallback.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 
+use super::als::Factors;
 use crate::job::spec::{Combine as SpecCombine, HistoryWeights, Ranker, TopK};
 use crate::kernels::CandidateLists;
+use crate::kernels::als::explain;
 use crate::kernels::combine::{Candidate, Combine, Ranker as RankerList, Source, combine, fill};
 use crate::kernels::neighbor_scores::{Filter, History, ReasonedList, Scratch, neighbor_scores};
 use crate::types::{Histories, ItemIdx};
@@ -19,9 +22,11 @@ pub(super) struct ListInputs<'a> {
     /// Items by popularity with their share of the most popular one.
     pub(super) popularity: &'a [(ItemIdx, f32)],
     /// The same within each segment.
-    pub(super) popularity_by_segment: &'a [Vec<(ItemIdx, f32)>],
+    pub(super) popularity_by_segment: &'a [&'a [(ItemIdx, f32)]],
     /// Whether an item may be recommended to anybody.
     pub(super) recommendable: &'a [bool],
+    /// Factors, where they are a ranker.
+    pub(super) factors: Option<&'a Factors>,
     /// Popularity discounts, where `top_k.debias` is on.
     pub(super) discounts: Option<&'a [f32]>,
     /// Whether short lists are filled up.
@@ -46,7 +51,12 @@ impl ListInputs<'_> {
     }
 
     /// The list of the user in `row` of a shard.
-    pub(super) fn list(&self, histories: &Histories, row: usize) -> UserList {
+    pub(super) fn list(
+        &self,
+        histories: &Histories,
+        row: usize,
+        multiplied: &[(ItemIdx, f32)],
+    ) -> UserList {
         let seen = histories.seen.of(row);
         let reasoned = self.neighbor_candidates(histories, row, seen);
         let popular = self.popular_candidates(seen);
@@ -54,6 +64,7 @@ impl ListInputs<'_> {
             .rankers
             .iter()
             .map(|&(ranker, weight)| match ranker {
+                Ranker::Als => RankerList { weight, list: multiplied },
                 Ranker::ItemNeighbors => RankerList { weight, list: &reasoned.list },
                 Ranker::Popularity => RankerList { weight, list: &popular },
             })
@@ -63,8 +74,58 @@ impl ListInputs<'_> {
         if self.fallback {
             self.fill_up(&mut entries, seen, histories.segments.get(row).copied());
         }
-        let because = entries.iter().map(|entry| because(&reasoned, entry)).collect();
+        let mut because: Vec<_> = entries.iter().map(|entry| because(&reasoned, entry)).collect();
+        self.explain(histories, row, multiplied, &entries, &mut because);
         UserList { entries, because }
+    }
+
+    /// The reasons of entries that only factors propose.
+    fn explain(
+        &self,
+        histories: &Histories,
+        row: usize,
+        multiplied: &[(ItemIdx, f32)],
+        entries: &[Candidate],
+        because: &mut [Option<ItemIdx>],
+    ) {
+        let Some(factors) = self.factors else { return };
+        let proposed: HashSet<ItemIdx> = multiplied.iter().map(|&(item, _)| item).collect();
+        let open: Vec<usize> = (0..entries.len())
+            .filter(|&at| because[at].is_none() && proposed.contains(&entries[at].item))
+            .collect();
+        if open.is_empty() {
+            return;
+        }
+        let items: Vec<ItemIdx> = open.iter().map(|&at| entries[at].item).collect();
+        let (users, _) = factors.of_shard(histories);
+        let reasons = explain(row, &items, users, factors.system(), factors.params());
+        open.into_iter().zip(reasons).for_each(|(at, reason)| because[at] = reason);
+    }
+
+    /// What factors propose to some users of a shard: empty lists without that ranker.
+    pub(super) fn multiplied(
+        &self,
+        histories: &Histories,
+        rows: std::ops::Range<usize>,
+    ) -> Vec<Vec<(ItemIdx, f32)>> {
+        let Some(factors) = self.factors else { return vec![Vec::new(); rows.len()] };
+        let (_, x) = factors.of_shard(histories);
+        let mut list = crate::kernels::top_k::Shortlist::default();
+        rows.map(|row| {
+            let x = &x[row * factors.stride..][..factors.stride];
+            if x.iter().all(|&v| v == 0.0) {
+                return Vec::new();
+            }
+            list.reset(self.top_k.n_candidates());
+            for (item, y) in factors.items.chunks_exact(factors.stride).enumerate() {
+                let item = ItemIdx(item as u32);
+                if self.is_allowed(item, histories.seen.of(row)) && y.iter().any(|&v| v != 0.0) {
+                    list.push(item, x.iter().zip(y).map(|(a, b)| a * b).sum());
+                }
+            }
+            list.best().to_vec()
+        })
+        .collect()
     }
 
     /// The ranker that put an entry there.

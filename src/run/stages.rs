@@ -1,9 +1,13 @@
 //! The stages of a run in their order.
 
+use rayon::prelude::*;
+
 use super::*;
-use crate::job::spec::Fallback;
+use crate::job::spec::{Als, Fallback, ItemNeighbors, TopK};
 use crate::kernels::CandidateLists;
+use crate::kernels::debias::DebiasWeights;
 use crate::kernels::histories::Calendar;
+use als::Factors;
 use lists::ListInputs;
 use models::{PopularityModel, SegmentPopularity};
 use prepare::Prepared;
@@ -19,7 +23,14 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     let ids = IdTypes { user: job.plan.user_id_type, item: job.plan.item_id_type };
     let has_times = job.plan.has_times();
     let tables = Tables { output, path: &path, ids, has_times };
-    let (files, lists) = write_all(worker, &tables, &counts, &prepared, &segments, &facts)?;
+    let sources = Sources {
+        tables: &tables,
+        counts: &counts,
+        prepared: &prepared,
+        segments: &segments,
+        facts: &facts,
+    };
+    let (files, lists) = write_all(worker, sources)?;
     let summary = Summary { counts: &counts, prepared: &prepared, lists: &lists };
     let sums = summary.over_processes(worker)?;
     let manifest = manifest(worker, date, fingerprint, &prepared.calendar, files, sums);
@@ -133,92 +144,187 @@ fn logical_date(job: &Job<'_>, counts: &ScanCounts) -> Result<Date> {
 /// to 200 neighbors.
 const CANDIDATES_PER_NEIGHBOR: usize = 3;
 
+/// What all tables are made from.
+#[derive(Clone, Copy)]
+struct Sources<'a> {
+    tables: &'a Tables<'a>,
+    counts: &'a ScanCounts,
+    prepared: &'a Prepared,
+    segments: &'a Segments,
+    facts: &'a ItemFacts,
+}
+
+/// Models of the items that are made in passing.
+struct ItemModels {
+    popularity: PopularityModel,
+    by_segment: Vec<SegmentPopularity>,
+    debias: Option<DebiasWeights>,
+}
+
+/// Every model and table in its order.
 fn write_all(
     worker: &mut Worker<'_>,
-    tables: &Tables<'_>,
-    counts: &ScanCounts,
-    prepared: &Prepared,
-    segments: &Segments,
-    facts: &ItemFacts,
+    sources: Sources<'_>,
 ) -> Result<(Vec<PublishedFile>, ListCounts)> {
+    let spec = &worker.job.plan.spec;
+    let mut files = Vec::new();
+    let models = ItemModels {
+        popularity: PopularityModel::of_all(sources.prepared),
+        by_segment: models::by_segment(sources.prepared, sources.segments.names.len()),
+        debias: None,
+    };
+    let models = ItemModels { debias: models::debias(spec, &models.popularity), ..models };
+    files.extend(
+        worker.stage("popularity", None, |worker| popularity_tables(worker, sources, &models))?,
+    );
+    let neighbors = match &spec.item_neighbors {
+        Some(section) => neighbors(worker, sources, section, &mut files)?,
+        None => None,
+    };
+    let factors = match &spec.als {
+        Some(section) => Some(factors(worker, sources, section, &mut files)?),
+        None => None,
+    };
+    let counts = match &spec.top_k {
+        Some(top_k) => lists(worker, sources, top_k, &models, (neighbors, factors), &mut files)?,
+        None => ListCounts::default(),
+    };
+    Ok((gather_files(worker, files)?, counts))
+}
+
+/// The tables of counts: of users everywhere, of items on the first process.
+fn popularity_tables(
+    worker: &mut Worker<'_>,
+    sources: Sources<'_>,
+    models: &ItemModels,
+) -> Result<Vec<PublishedFile>> {
+    let Sources { tables, counts, prepared, segments, facts } = sources;
+    let spec = &worker.job.plan.spec;
+    let mut files = tables.users(worker, prepared, segments)?;
+    if worker.shell.index != 0 {
+        return Ok(files);
+    }
+    files.push(tables.rejects(counts)?);
+    files.push(tables.items(prepared, facts)?);
+    if let Some(section) = &spec.popularity {
+        let prior = section.trend_prior;
+        files.push(tables.item_popularity(prepared, &models.popularity, prior)?);
+        if spec.users.is_some() {
+            let by_segment = &models.by_segment;
+            files.push(tables.item_popularity_by_segment(prepared, segments, by_segment, prior)?);
+        }
+    }
+    if let Some(weights) = &models.debias {
+        files.push(tables.debias_weights(prepared, weights)?);
+    }
+    Ok(files)
+}
+
+/// The neighbors of every item; returned by candidate where lists read them.
+fn neighbors(
+    worker: &mut Worker<'_>,
+    sources: Sources<'_>,
+    section: &ItemNeighbors,
+    files: &mut Vec<PublishedFile>,
+) -> Result<Option<CandidateLists>> {
+    let Sources { tables, prepared, .. } = sources;
+    let n_items = prepared.item_ids.len() as u64;
+    let lists = worker.stage("item neighbors", Some((n_items, "items")), |worker| {
+        models::neighbors(worker, prepared, section)
+    })?;
+    files.extend(worker.stage("write neighbors", None, |worker| {
+        tables.item_neighbors(worker, prepared, &lists)
+    })?);
+    let read = worker.job.plan.spec.candidates().item_neighbors.is_some();
+    let n_max = CANDIDATES_PER_NEIGHBOR * section.n_neighbors;
+    Ok(read.then(|| CandidateLists::new(&lists, n_max)))
+}
+
+/// The factors of users and items, in tables and in vector files.
+fn factors(
+    worker: &mut Worker<'_>,
+    sources: Sources<'_>,
+    section: &Als,
+    files: &mut Vec<PublishedFile>,
+) -> Result<Factors> {
+    let Sources { tables, prepared, .. } = sources;
+    let total = (section.iterations as u64, "iterations");
+    let factors =
+        worker.stage("als", Some(total), |worker| als::factors(worker, prepared, section))?;
+    worker.report(factors.report());
+    files.extend(worker.stage("write factors", None, |worker| {
+        let spec = &worker.job.plan.spec.output;
+        let (index, peers) = (worker.shell.index, worker.shell.peers);
+        let n_shards = worker.job.plan.n_shards;
+        worker.pool.install(|| {
+            let kept: Vec<u32> = (0..prepared.item_ids.len() as u32).collect();
+            let items = factors.of_items(&prepared.item_ids, &kept);
+            let mut files =
+                vectors::item_files(tables, spec, &items, |number| number % peers == index)?;
+            let of_shards: Result<Vec<Vec<PublishedFile>>> = prepared
+                .shards
+                .par_iter()
+                .map(|shard| {
+                    let rows = 0..shard.n_users() as u32;
+                    let has_history = |&row: &u32| !shard.of(row as usize).0.is_empty();
+                    let kept: Vec<u32> = rows.filter(has_history).collect();
+                    let users = factors.of_users(shard, n_shards, &kept);
+                    vectors::user_files(tables, spec, &users)
+                })
+                .collect();
+            files.extend(of_shards?.into_iter().flatten());
+            Ok(files)
+        })
+    })?);
+    Ok(factors)
+}
+
+/// What to recommend to each user, and to visitors.
+fn lists(
+    worker: &mut Worker<'_>,
+    sources: Sources<'_>,
+    top_k: &TopK,
+    models: &ItemModels,
+    (neighbors, factors): (Option<CandidateLists>, Option<Factors>),
+    files: &mut Vec<PublishedFile>,
+) -> Result<ListCounts> {
+    let Sources { tables, prepared, segments, facts, .. } = sources;
     let job = worker.job;
     let spec = &job.plan.spec;
-    let first = worker.shell.index == 0;
-    let mut files = Vec::new();
-    let popularity = PopularityModel::of_all(prepared);
-    let by_segment: Vec<SegmentPopularity> = models::by_segment(prepared, segments.names.len());
-    let debias = models::debias(spec, &popularity);
-    files.extend(worker.stage("popularity", None, |worker| {
-        let mut files = tables.users(worker, prepared, segments)?;
-        if !first {
-            return Ok(files);
+    let recommendable: Vec<bool> = (0..prepared.dictionary.len())
+        .filter(|&rank| prepared.idx_of_rank[rank] != u32::MAX)
+        .map(|rank| facts.recommendable[rank])
+        .collect();
+    let of_segments: Vec<_> = models.by_segment.iter().map(|of| of.shares.as_slice()).collect();
+    let debias = models.debias.as_ref().filter(|_| top_k.debias);
+    let inputs = ListInputs {
+        top_k,
+        rankers: spec.candidates().rankers().collect(),
+        neighbors: neighbors.as_ref(),
+        factors: factors.as_ref().filter(|_| spec.candidates().als.is_some()),
+        popularity: &models.popularity.shares,
+        popularity_by_segment: &of_segments,
+        recommendable: &recommendable,
+        discounts: debias.map(|weights| weights.discount.as_slice()),
+        fallback: spec.fallback() == Fallback::Popularity,
+        affinity_unit: prepared.calendar.decay.unit(),
+        scratches: ListInputs::scratches(job.threads, prepared.item_ids.len()),
+    };
+    let n_users = prepared.shards.iter().map(|shard| shard.n_users() as u64).sum();
+    let (written, counts) = worker.stage("top-k lists", Some((n_users, "users")), |worker| {
+        let (mut files, counts) = tables.user_lists(worker, prepared, &inputs)?;
+        if worker.shell.index == 0 && spec.popularity.is_some() {
+            files.push(tables.default_top_k(prepared, segments, &inputs)?);
         }
-        files.push(tables.rejects(counts)?);
-        files.push(tables.items(prepared, facts)?);
-        if let Some(section) = &spec.popularity {
-            let prior = section.trend_prior;
-            files.push(tables.item_popularity(prepared, &popularity, prior)?);
-            if spec.users.is_some() {
-                files.push(tables.item_popularity_by_segment(
-                    prepared,
-                    segments,
-                    &by_segment,
-                    prior,
-                )?);
-            }
-        }
-        if let Some(weights) = &debias {
-            files.push(tables.debias_weights(prepared, weights)?);
-        }
-        Ok(files)
-    })?);
-    let mut neighbors = None;
-    if let Some(section) = &spec.item_neighbors {
-        let n_items = prepared.item_ids.len() as u64;
-        let lists = worker.stage("item neighbors", Some((n_items, "items")), |worker| {
-            models::neighbors(worker, prepared, section)
-        })?;
-        files.extend(worker.stage("write neighbors", None, |worker| {
-            tables.item_neighbors(worker, prepared, &lists)
-        })?);
-        // Only top-k lists read them from here on, and by candidate.
-        neighbors = spec
-            .top_k
-            .as_ref()
-            .map(|_| CandidateLists::new(&lists, CANDIDATES_PER_NEIGHBOR * section.n_neighbors));
-    }
-    let mut list_counts = ListCounts::default();
-    if let Some(top_k) = &spec.top_k {
-        let recommendable: Vec<bool> = (0..prepared.dictionary.len())
-            .filter(|&rank| prepared.idx_of_rank[rank] != u32::MAX)
-            .map(|rank| facts.recommendable[rank])
-            .collect();
-        let shares: Vec<_> = by_segment.into_iter().map(|segment| segment.shares).collect();
-        let inputs = ListInputs {
-            top_k,
-            rankers: spec.candidates().rankers().collect(),
-            neighbors: neighbors.as_ref(),
-            popularity: &popularity.shares,
-            popularity_by_segment: &shares,
-            recommendable: &recommendable,
-            discounts: debias.as_ref().filter(|_| top_k.debias).map(|d| d.discount.as_slice()),
-            fallback: spec.fallback() == Fallback::Popularity,
-            affinity_unit: prepared.calendar.decay.unit(),
-            scratches: ListInputs::scratches(job.threads, prepared.item_ids.len()),
-        };
-        let n_users = prepared.shards.iter().map(|shard| shard.n_users() as u64).sum();
-        let (written, counts) =
-            worker.stage("top-k lists", Some((n_users, "users")), |worker| {
-                let (mut files, counts) = tables.user_lists(worker, prepared, &inputs)?;
-                if first && spec.popularity.is_some() {
-                    files.push(tables.default_top_k(prepared, segments, &inputs)?);
-                }
-                Ok((files, counts))
-            })?;
-        files.extend(written);
-        list_counts = counts;
-    }
-    Ok((gather_files(worker, files)?, list_counts))
+        Ok((files, counts))
+    })?;
+    files.extend(written);
+    Ok(counts)
+}
+
+/// Names the space that the factors of a run lie in: those of two runs do not compare.
+fn embedding_space_id(fingerprint: &str) -> String {
+    sha256_hex(format!("als {fingerprint}").as_bytes())[..16].to_owned()
 }
 
 /// The files of all processes, in the order of their paths.
@@ -327,7 +433,7 @@ fn manifest(
         fingerprint: fingerprint.to_owned(),
         code_version: env!("CARGO_PKG_VERSION").to_owned(),
         instruction_set: instruction_set(),
-        embedding_space_id: None,
+        embedding_space_id: plan.spec.als.as_ref().map(|_| embedding_space_id(fingerprint)),
         shards: plan.n_shards,
         files,
         counts,

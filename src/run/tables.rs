@@ -1,5 +1,7 @@
 //! Published tables: rows from results, batches of a fixed size, one file after the other.
 
+use std::ops::Range;
+
 use anyhow::Result;
 use rayon::prelude::*;
 
@@ -436,6 +438,9 @@ impl ListCounts {
     }
 }
 
+/// Users whose products with all items are computed together.
+const USERS_PER_BLOCK: usize = 64;
+
 /// Computes the lists of a shard wave by wave and gives them in order of the users.
 fn each_list(
     shard: &Histories,
@@ -447,11 +452,20 @@ fn each_list(
     let wave = if sequential { 256 } else { USERS_PER_WAVE };
     for start in (0..shard.n_users()).step_by(wave) {
         let users = start..shard.n_users().min(start + wave);
-        let lists: Vec<UserList> = match sequential {
-            true => users.clone().map(|user| inputs.list(shard, user)).collect(),
-            false => users.clone().into_par_iter().map(|user| inputs.list(shard, user)).collect(),
+        let blocks: Vec<Range<usize>> = users
+            .clone()
+            .step_by(USERS_PER_BLOCK)
+            .map(|start| start..users.end.min(start + USERS_PER_BLOCK))
+            .collect();
+        let of_block = |block: Range<usize>| -> Vec<UserList> {
+            let multiplied = inputs.multiplied(shard, block.clone());
+            block.zip(multiplied).map(|(user, items)| inputs.list(shard, user, &items)).collect()
         };
-        for (user, list) in users.zip(lists) {
+        let lists: Vec<Vec<UserList>> = match sequential {
+            true => blocks.into_iter().map(of_block).collect(),
+            false => blocks.into_par_iter().map(of_block).collect(),
+        };
+        for (user, list) in users.zip(lists.into_iter().flatten()) {
             audit(inputs, &list);
             counts.add(inputs, &list);
             give(user as u32, list)?;
@@ -487,6 +501,7 @@ struct ListRow {
 
 fn list_rows(inputs: &ListInputs<'_>, user: u32, list: UserList) -> impl Iterator<Item = ListRow> {
     let source = |entry| match inputs.source(entry) {
+        Some(Ranker::Als) => Source::Als,
         Some(Ranker::ItemNeighbors) => Source::ItemNeighbors,
         Some(Ranker::Popularity) => Source::Popularity,
         None => Source::Fallback,

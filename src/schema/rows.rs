@@ -18,6 +18,8 @@ use super::{Embeddings, IdRows, IdTypes, OptionalIdRows, SchemaError, Table, tab
 /// What put an item into a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
+    /// The ranker that multiplies factors.
+    Als,
     /// The ranker that sums the scores of the user's history items' neighbors.
     ItemNeighbors,
     /// The ranker that knows popularity only.
@@ -30,6 +32,7 @@ impl Source {
     /// The name in the `source` column.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Als => "als",
             Self::ItemNeighbors => "item_neighbors",
             Self::Popularity => "popularity",
             Self::Fallback => "fallback",

@@ -66,6 +66,10 @@ fn movielens_split_reaches_the_published_quality() {
     let precision = precision_at_10(&sandbox, &outcome, &data);
     assert!(precision >= 0.325, "cosine neighbors reach {precision:.4}");
     let sandbox = Sandbox::new();
+    let outcome = run(&sandbox, &data, "movielens_als.toml", &[]);
+    let precision = precision_at_10(&sandbox, &outcome, &data);
+    assert!(precision >= 0.36, "factors reach {precision:.4}");
+    let sandbox = Sandbox::new();
     let outcome = run(&sandbox, &data, "movielens_popularity.toml", &[]);
     let precision = precision_at_10(&sandbox, &outcome, &data);
     assert!((precision - 0.19).abs() <= 0.002, "popularity reaches {precision:.4}");

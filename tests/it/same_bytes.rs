@@ -45,9 +45,14 @@ users_per_item_min = 3
 weights = "affinity"
 shrinkage = 1.5
 n_neighbors = 20
+[als]
+n_factors = 20
+iterations = 3
+confidence = "log"
+interactions_per_user_min = 4
 [top_k]
 k = 15
-candidates = { item_neighbors = 1.0, popularity = 0.3 }
+candidates = { als = 0.7, item_neighbors = 1.0, popularity = 0.3 }
 combine = "scaled_score"
 debias = true
 history_weights = "affinity"
@@ -56,10 +61,16 @@ exclude_seen_days = 60
 
 [output]
 url = "out/"
+vectors = [{ of = "item_factors", type = "flat_ip" }, { of = "user_factors", type = "npy" }]
 "#;
 
+/// The same job with exact solutions.
+fn spec(solver: &str) -> String {
+    SPEC.replace("[als]\n", &format!("[als]\nsolver = \"{solver}\"\n"))
+}
+
 /// A generated shop, and its log in one file.
-fn shop(ids: &str) -> Sandbox {
+fn shop(ids: &str, solver: &str) -> Sandbox {
     let sandbox = Sandbox::new();
     let output = sandbox.tidemill(&[
         "generate", "shop", "--users", "900", "--items", "250", "--events", "30000", "--ids", ids,
@@ -68,7 +79,7 @@ fn shop(ids: &str) -> Sandbox {
     let batches = read_parquet(&sandbox.path("shop/events.parquet"));
     let log = concat_batches(&batches[0].schema(), &batches).unwrap();
     write_parquet(&sandbox.path("log/events.parquet"), &log, 1 << 20);
-    sandbox.spec(SPEC);
+    sandbox.spec(&spec(solver));
     sandbox
 }
 
@@ -90,8 +101,8 @@ fn cut_otherwise(sandbox: &Sandbox) {
 
 #[test]
 fn threads_files_and_row_groups_do_not_matter() {
-    for ids in ["string", "int"] {
-        let sandbox = shop(ids);
+    for (ids, solver) in [("string", "cg"), ("int", "cholesky")] {
+        let sandbox = shop(ids, solver);
         let first = digests(&sandbox.run(&["--threads", "1", "--force"])["manifest"]);
         let tables: Vec<&str> = first.keys().map(|(table, _)| table.as_str()).collect();
         assert_eq!(tables.iter().filter(|table| **table == "user_top_k").count(), 16);
@@ -105,8 +116,12 @@ fn threads_files_and_row_groups_do_not_matter() {
     }
 }
 
-fn with_workers(sandbox: &Sandbox, workers: usize) -> BTreeMap<(String, String), String> {
-    let spec = job::load(SPEC, "job.toml", &BTreeMap::new(), &[]).unwrap();
+fn with_workers(
+    sandbox: &Sandbox,
+    solver: &str,
+    workers: usize,
+) -> BTreeMap<(String, String), String> {
+    let spec = job::load(&spec(solver), "job.toml", &BTreeMap::new(), &[]).unwrap();
     let outcome = run(Request {
         spec,
         base: sandbox.path(""),
@@ -128,9 +143,11 @@ fn with_workers(sandbox: &Sandbox, workers: usize) -> BTreeMap<(String, String),
 /// No stage may assume that it sees all users.
 #[test]
 fn the_number_of_workers_does_not_matter() {
-    let sandbox = shop("string");
-    cut_otherwise(&sandbox);
-    let one = with_workers(&sandbox, 1);
-    assert_eq!(one, with_workers(&sandbox, 2));
-    assert_eq!(one, with_workers(&sandbox, 3));
+    for solver in ["cg", "cholesky"] {
+        let sandbox = shop("string", solver);
+        cut_otherwise(&sandbox);
+        let one = with_workers(&sandbox, solver, 1);
+        assert_eq!(one, with_workers(&sandbox, solver, 2));
+        assert_eq!(one, with_workers(&sandbox, solver, 3));
+    }
 }

@@ -4,6 +4,7 @@
 //! Schema for editors are made from them, and the ranges and word lists declared here are the ones
 //! that are checked.
 
+mod als;
 mod input;
 mod models;
 mod output;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use als::{Als, AlsDialect, AlsSolver, ConfidenceScale};
 pub use input::{
     Deny, EVERY_ROW, EventColumns, Events, IdList, ItemColumns, Items, Negative, TimeUnit,
     UserColumns, Users, ValueScale, Weight,
@@ -76,6 +78,9 @@ pub struct Spec {
     /// Table `item_neighbors`: for each item, the items that the same users have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub item_neighbors: Option<ItemNeighbors>,
+    /// Tables `item_factors` and `user_factors`, and a ranker of the lists: implicit ALS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub als: Option<Als>,
     /// Tables `user_top_k` and `default_top_k`: what to recommend to each user, and to visitors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_k: Option<TopK>,
@@ -135,12 +140,14 @@ impl Spec {
         match &self.top_k {
             None => Candidates::default(),
             Some(TopK { candidates: Some(written), .. }) => written.clone(),
-            Some(_) if self.item_neighbors.is_some() => {
-                Candidates { item_neighbors: Some(1.0), popularity: None }
-            }
+            Some(_) if self.als.is_some() || self.item_neighbors.is_some() => Candidates {
+                als: self.als.as_ref().map(|_| 1.0),
+                item_neighbors: self.item_neighbors.as_ref().map(|_| 1.0),
+                popularity: None,
+            },
             Some(_) => Candidates {
-                item_neighbors: None,
                 popularity: self.popularity.as_ref().map(|_| 1.0),
+                ..Candidates::default()
             },
         }
     }
@@ -160,6 +167,7 @@ impl Spec {
         for log in &mut spec.events {
             log.weights = log.weights_or_default();
         }
+        spec.als = self.als.as_ref().map(Als::with_defaults);
         if let Some(top_k) = &mut spec.top_k {
             top_k.candidates = Some(self.candidates());
             top_k.fallback = Some(self.fallback());
@@ -202,6 +210,9 @@ impl Spec {
         }
         if self.item_neighbors.is_some() {
             names.push("item_neighbors");
+        }
+        if self.als.is_some() {
+            names.extend(["item_factors", "user_factors"]);
         }
         if let Some(top_k) = &self.top_k {
             names.push(match top_k.shape {

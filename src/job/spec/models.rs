@@ -152,8 +152,8 @@ pub struct TopK {
     /// Which rankers propose items, and the weight of each. A ranker needs its section.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(
-        extend("x-default" = "`{ item_neighbors = 1.0 }` if `[item_neighbors]` is present, else `{ popularity = 1.0 }`"),
-        example = serde_json::json!({"item_neighbors": 1.0, "popularity": 0.1})
+        extend("x-default" = "1.0 each for `als` and `item_neighbors` if their sections are present, else `{ popularity = 1.0 }`"),
+        example = serde_json::json!({"als": 1.0, "item_neighbors": 0.5})
     )]
     pub candidates: Option<Candidates>,
     /// How the rankers are brought together.
@@ -227,6 +227,10 @@ impl TopK {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Candidates {
+    /// The items with the largest product of factors. Needs `[als]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1_000_000), example = 1.0)]
+    pub als: Option<f64>,
     /// Neighbors of the items in the user's history, scores summed up. Needs `[item_neighbors]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 1_000_000), example = 1.0)]
@@ -241,15 +245,20 @@ pub struct Candidates {
 impl Candidates {
     /// The rankers that run, in a fixed order, with their weights.
     pub fn rankers(&self) -> impl Iterator<Item = (Ranker, f64)> + use<> {
-        [(Ranker::ItemNeighbors, self.item_neighbors), (Ranker::Popularity, self.popularity)]
-            .into_iter()
-            .filter_map(|(ranker, weight)| weight.map(|weight| (ranker, weight)))
+        let rankers = [
+            (Ranker::Als, self.als),
+            (Ranker::ItemNeighbors, self.item_neighbors),
+            (Ranker::Popularity, self.popularity),
+        ];
+        rankers.into_iter().filter_map(|(ranker, weight)| weight.map(|weight| (ranker, weight)))
     }
 }
 
 /// A source of candidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ranker {
+    /// The largest products of factors.
+    Als,
     /// Neighbors of the items in the history.
     ItemNeighbors,
     /// The most popular items.
@@ -260,6 +269,7 @@ impl Ranker {
     /// Name in the spec and in the `source` column of the lists; also the name of its section.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Als => "als",
             Self::ItemNeighbors => "item_neighbors",
             Self::Popularity => "popularity",
         }

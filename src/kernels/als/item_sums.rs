@@ -10,8 +10,8 @@ use rayon::prelude::*;
 use super::pairs::{Fixed, Pairs, add_product, add_residual};
 use super::tree::TreeSum;
 use super::triangle;
+use super::users::Users;
 use crate::kernels::simd::{Kernel, dispatch};
-use crate::types::ItemLists;
 
 /// Which sum over the observed pairs of an item is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,39 +44,49 @@ pub struct ByItem {
 }
 
 impl ByItem {
-    /// Sorts the shards' interactions by item: `(shard, interactions, confidences)`, in order.
+    /// Sorts the interactions of the users that are solved for by item; shards come in order.
     ///
     /// # Panics
     /// If an item is not below `n_items`.
-    pub fn new<'a>(
-        shards: impl Iterator<Item = (u32, &'a ItemLists, &'a [f32])> + Clone,
-        n_items: usize,
-    ) -> Self {
+    pub fn new<'a>(shards: impl Iterator<Item = (u32, Users<'a>)> + Clone, n_items: usize) -> Self {
+        let pairs = |(shard, users): (u32, Users<'a>)| {
+            let rows = 0..users.interactions.ends.len();
+            rows.map(move |row| {
+                let left_out = users.solved.is_some_and(|solved| !solved[row]);
+                let none = Pairs { rows: &[], confidences: &[] };
+                (shard, if left_out { none } else { users.of(row) })
+            })
+        };
         let mut offsets = vec![0u64; n_items + 1];
-        for (_, interactions, _) in shards.clone() {
-            interactions.items.iter().for_each(|item| offsets[item.index() + 1] += 1);
+        for (_, pairs) in shards.clone().flat_map(pairs) {
+            pairs.rows.iter().for_each(|item| offsets[item.index() + 1] += 1);
         }
         for item in 0..n_items {
             offsets[item + 1] += offsets[item];
         }
         let n_pairs = offsets[n_items] as usize;
         let mut next = offsets.clone();
-        let (mut rows, mut values) = (vec![0u32; n_pairs], vec![0.0f32; n_pairs]);
+        let (mut rows, mut confidences) = (vec![0u32; n_pairs], vec![0.0f32; n_pairs]);
         let mut shard_of_row = Vec::new();
-        for (shard, interactions, confidences) in shards {
-            for user in 0..interactions.ends.len() {
-                let range = interactions.range(user);
-                for (item, &value) in
-                    interactions.items[range.clone()].iter().zip(&confidences[range])
-                {
-                    let slot = next[item.index()] as usize;
-                    next[item.index()] += 1;
-                    (rows[slot], values[slot]) = (shard_of_row.len() as u32, value);
-                }
-                shard_of_row.push(shard as u16);
+        for (shard, pairs) in shards.flat_map(pairs) {
+            for (item, &confidence) in pairs.rows.iter().zip(pairs.confidences) {
+                let slot = next[item.index()] as usize;
+                next[item.index()] += 1;
+                (rows[slot], confidences[slot]) = (shard_of_row.len() as u32, confidence);
             }
+            shard_of_row.push(shard as u16);
         }
-        Self { offsets, rows, confidences: values, shard_of_row }
+        Self { offsets, rows, confidences, shard_of_row }
+    }
+
+    /// Observed pairs of each item, and those with a positive weight.
+    pub fn counts(&self) -> (Vec<i64>, Vec<i64>) {
+        let of_item = |ends: &[u64]| {
+            let confidences = &self.confidences[ends[0] as usize..ends[1] as usize];
+            let positive = confidences.iter().filter(|&&confidence| confidence > 0.0).count();
+            (confidences.len() as i64, positive as i64)
+        };
+        self.offsets.windows(2).map(of_item).unzip()
     }
 
     /// The rows of the users of some shards of this process.

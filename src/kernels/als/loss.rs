@@ -63,6 +63,9 @@ impl Kernel for Task<'_> {
         let mut loss = ShardLoss::default();
         let unobserved = f64::from(system.unobserved);
         for (at, x) in x.chunks_exact(system.fixed.stride).enumerate() {
+            if users.solved.is_some_and(|solved| !solved[first + at]) {
+                continue;
+            }
             let input = input(users.of(first + at), params);
             for (&item, &confidence) in input.pairs.rows.iter().zip(input.pairs.confidences) {
                 let pair = pair(confidence, system.fixed.base);

@@ -110,8 +110,7 @@ impl Log {
     }
 
     fn by_item(&self) -> ByItem {
-        let shards = self.shards.iter().enumerate();
-        let shards = shards.map(|(at, s)| (at as u32, &s.interactions, s.confidences.as_slice()));
+        let shards = self.shards.iter().enumerate().map(|(at, shard)| (at as u32, shard.users()));
         ByItem::new(shards, self.n_items)
     }
 

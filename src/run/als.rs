@@ -1,0 +1,615 @@
+//! Factors: alternating least squares over all processes.
+//!
+//! User factors never move: users are solved where their shards are, with all item factors at hand.
+//! For the items, each process sums up what its users say, an owner adds the sums up in the shape of
+//! the tree over shards, and the new item factors are gathered.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::prepare::{Prepared, owned_shards};
+use super::vectors::{Owners, VectorRows};
+use super::{Refused, Worker, agree};
+use crate::dataflow::Outgoing;
+use crate::job::spec::Als;
+use crate::kernels::als::gram::{gram, rounded};
+use crate::kernels::als::item_sums::{self, ByItem, Request, Sums, Term, Walk};
+use crate::kernels::als::loss::{Loss, Rest, ShardLoss, loss, of_users};
+use crate::kernels::als::rows::{CgRows, SolveError, System, check_finite, solve_normal};
+use crate::kernels::als::start::start;
+use crate::kernels::als::tree::{TreeSum, aligned_subtrees};
+use crate::kernels::als::users::{Params, Users, solve_users};
+use crate::kernels::als::{Fixed, Objective, Solver, stride};
+use crate::types::{Histories, Ids};
+
+/// Factors of all items, and of the users of this process.
+pub(super) struct Factors {
+    /// First shard of this process.
+    first_shard: u32,
+    /// Numbers that count in a row.
+    pub(super) n_factors: usize,
+    /// Numbers from one row to the next.
+    pub(super) stride: usize,
+    /// `[n_items, stride]`.
+    pub(super) items: Vec<f32>,
+    /// `[n_users, stride]` of each shard of this process.
+    pub(super) users: Vec<Vec<f32>>,
+    /// Gram matrix of the items.
+    pub(super) gram: Vec<f32>,
+    /// Signed confidences of each shard's interactions.
+    pub(super) confidences: Vec<Vec<f32>>,
+    /// What was minimized.
+    pub(super) objective: Objective,
+    /// Loss after each iteration.
+    pub(super) losses: Vec<Loss>,
+}
+
+impl Factors {
+    /// The equations of the users.
+    pub(super) fn system(&self) -> System<'_> {
+        system(&self.objective, &self.items, self.n_factors, &self.gram)
+    }
+
+    /// How the users of this fit are solved.
+    pub(super) fn params(&self) -> Params<'_> {
+        let n_items = (self.items.len() / self.stride) as u64;
+        Params { objective: &self.objective, solver: Solver::Cholesky, n_items }
+    }
+
+    /// The users of a shard of this process, and their factors.
+    pub(super) fn of_shard<'a>(&'a self, shard: &'a Histories) -> (Users<'a>, &'a [f32]) {
+        let at = (shard.shard - self.first_shard) as usize;
+        let (interactions, confidences) = (&shard.interactions, &self.confidences[at]);
+        (Users { interactions, confidences, solved: None }, &self.users[at])
+    }
+
+    /// The factors of items, to be written.
+    pub(super) fn of_items<'a>(&'a self, ids: &'a Ids, kept: &'a [u32]) -> VectorRows<'a> {
+        let Self { n_factors, stride, ref items, .. } = *self;
+        VectorRows { n_factors, stride, rows: items, owners: Owners::Items(ids), kept }
+    }
+
+    /// The factors of a shard's users, to be written.
+    pub(super) fn of_users<'a>(
+        &'a self,
+        shard: &'a Histories,
+        n_shards: u32,
+        kept: &'a [u32],
+    ) -> VectorRows<'a> {
+        let Self { n_factors, stride, .. } = *self;
+        let (_, rows) = self.of_shard(shard);
+        VectorRows { n_factors, stride, rows, owners: Owners::Users(shard, n_shards), kept }
+    }
+
+    /// What the manifest says of the fit.
+    pub(super) fn report(&self) -> Map<String, Value> {
+        let losses = |of: fn(&Loss) -> f64| json!(self.losses.iter().map(of).collect::<Vec<_>>());
+        let mut report = Map::new();
+        report.insert("iterations".to_owned(), json!(self.losses.len()));
+        report.insert("loss".to_owned(), losses(|loss| loss.full));
+        report.insert("loss_observed".to_owned(), losses(|loss| loss.observed));
+        report
+    }
+}
+
+fn system<'a>(
+    objective: &Objective,
+    factors: &'a [f32],
+    n_factors: usize,
+    gram: &'a [f32],
+) -> System<'a> {
+    let fixed = Fixed { factors, n_factors, stride: stride(n_factors), base: objective.base() };
+    System { fixed, gram, unobserved: objective.unobserved() }
+}
+
+/// Fits the factors.
+pub(super) fn factors(
+    worker: &mut Worker<'_>,
+    prepared: &Prepared,
+    section: &Als,
+) -> Result<Factors> {
+    let mut fit = Fit::new(worker, prepared, section)?;
+    let mut losses: Vec<Loss> = Vec::new();
+    let observer = worker.job.observer;
+    for iteration in 1..=section.iterations {
+        let start = Instant::now();
+        let (gram_users, stopped_users) = fit.user_half(worker, iteration)?;
+        let stopped_items = fit.item_half(worker, &gram_users, iteration)?;
+        let loss = fit.loss(worker, &gram_users);
+        let stopped = match stopped_users + stopped_items {
+            0 => String::new(),
+            n => format!(", {n} rows stopped early"),
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        let (full, observed) = (loss.full, loss.observed);
+        observer.note(
+            "als",
+            &format!(
+                "iteration {iteration}: loss {full:.6}, of observed {observed:.6}, \
+                 {seconds:.2} s{stopped}"
+            ),
+        );
+        observer.advance(1);
+        let before = losses.last().map_or(f64::INFINITY, |loss| loss.full);
+        losses.push(loss);
+        let enough = |tolerance: f64| before - loss.full < tolerance * before;
+        if before.is_finite() && section.loss_tolerance.is_some_and(enough) {
+            break;
+        }
+    }
+    fit.finish(worker, losses)
+}
+
+/// A fit under way.
+struct Fit<'a> {
+    prepared: &'a Prepared,
+    objective: Objective,
+    solver: Solver,
+    n_factors: usize,
+    stride: usize,
+    /// Signed confidences of each shard.
+    confidences: Vec<Vec<f32>>,
+    /// Whether each user of each shard takes part.
+    fitted: Vec<Vec<bool>>,
+    by_item: ByItem,
+    walk: Walk,
+    /// Item factors, whole.
+    items: Vec<f32>,
+    /// User factors of this process, shard after shard.
+    users: Vec<f32>,
+    /// λ of each item.
+    lambdas: Vec<f32>,
+    /// Users, over all processes, that take part.
+    n_users: u64,
+    /// Their interactions.
+    n_pairs: u64,
+}
+
+impl<'a> Fit<'a> {
+    fn new(worker: &mut Worker<'_>, prepared: &'a Prepared, section: &Als) -> Result<Self> {
+        let (objective, n_factors) = (section.objective(), section.n_factors);
+        let confidences = agree(worker.shell, confidences(prepared, &objective))?;
+        let takes_part = |shard: &Histories| {
+            let n_items = |user| shard.interactions.range(user).len();
+            let min = section.interactions_per_user_min;
+            (0..shard.n_users()).map(|user| n_items(user) >= min).collect()
+        };
+        let fitted: Vec<Vec<bool>> = prepared.shards.iter().map(takes_part).collect();
+        let n_items = prepared.item_ids.len();
+        let shards = prepared.shards.iter().zip(confidences.iter().zip(&fitted));
+        let by_item = ByItem::new(
+            shards.map(|(shard, (confidences, fitted))| {
+                let interactions = &shard.interactions;
+                (shard.shard, Users { interactions, confidences, solved: Some(fitted) })
+            }),
+            n_items,
+        );
+        let (n_observed, n_positive) = by_item.counts();
+        let n_observed = worker.shell.collectives.all_reduce_sum(n_observed)?;
+        let n_positive = worker.shell.collectives.all_reduce_sum(n_positive)?;
+        let in_fit = |(shard, fitted): (&Histories, &Vec<bool>)| {
+            let rows = (0..shard.n_users()).filter(|&row| fitted[row]);
+            rows.filter(|&row| !shard.interactions.range(row).is_empty()).count() as i64
+        };
+        let n_users = prepared.shards.iter().zip(&fitted).map(in_fit).sum();
+        let n_users = worker.shell.collectives.all_reduce_sum(vec![n_users])?[0] as u64;
+        let counts = n_observed.iter().zip(&n_positive);
+        let lambdas = counts.map(|(&observed, &positive)| {
+            objective.regularization_of(observed as u64, positive as u64, n_users)
+        });
+        let lambdas = lambdas.collect();
+        let stride = stride(n_factors);
+        let n_rows: usize = prepared.shards.iter().map(Histories::n_users).sum();
+        let walk = Walk::faster(&by_item, prepared.shards.len(), stride);
+        Ok(Self {
+            prepared,
+            objective,
+            solver: section.solver(),
+            n_factors,
+            stride,
+            confidences,
+            fitted,
+            by_item,
+            walk,
+            items: starting_items(&prepared.item_ids, &n_observed, n_factors, section.seed),
+            users: vec![0.0; n_rows * stride],
+            lambdas,
+            n_users,
+            n_pairs: n_observed.iter().sum::<i64>() as u64,
+        })
+    }
+
+    fn params(&self) -> Params<'_> {
+        let n_items = self.lambdas.len() as u64;
+        Params { objective: &self.objective, solver: self.solver, n_items }
+    }
+
+    /// Each shard with its users of the fit and their factors' place.
+    fn shards(&self) -> impl Iterator<Item = (u32, Users<'_>, Range<usize>)> {
+        let mut start = 0;
+        let shards = self.prepared.shards.iter().zip(self.confidences.iter().zip(&self.fitted));
+        shards.map(move |(shard, (confidences, fitted))| {
+            let end = start + shard.n_users() * self.stride;
+            let place = std::mem::replace(&mut start, end)..end;
+            let interactions = &shard.interactions;
+            (shard.shard, Users { interactions, confidences, solved: Some(fitted) }, place)
+        })
+    }
+
+    /// Solves for the users of this process; returns the Gram matrix of all users.
+    fn user_half(
+        &mut self,
+        worker: &mut Worker<'_>,
+        iteration: usize,
+    ) -> Result<(Vec<f64>, usize)> {
+        let when = format!("iteration {iteration}");
+        let mut users = std::mem::take(&mut self.users);
+        let solved = worker.pool.install(|| {
+            let gram = rounded(&gram(&self.items, self.n_factors));
+            let system = system(&self.objective, &self.items, self.n_factors, &gram);
+            self.shards().enumerate().try_fold(0, |stopped, (at, (_, of_shard, place))| {
+                let solved = solve_users(&mut users[place], of_shard, system, self.params());
+                solved.map(|more| stopped + more).map_err(|error| {
+                    unsolved(&when, "user", &self.prepared.shards[at].user_ids, 0, error)
+                })
+            })
+        });
+        self.users = users;
+        let stopped = agree(worker.shell, solved)?;
+        Ok((self.gram_of_users(worker), stopped))
+    }
+
+    /// The Gram matrix of all users: summed over shards in the shape of the tree.
+    fn gram_of_users(&self, worker: &mut Worker<'_>) -> Vec<f64> {
+        let width = self.n_factors * self.stride;
+        let mut encoded = Vec::new();
+        let shards: Vec<_> = self.shards().map(|(shard, _, place)| (shard, place)).collect();
+        for subtree in subtrees(worker) {
+            let mut tree = TreeSum::new(width);
+            for (shard, place) in shards.iter().filter(|(shard, _)| subtree.contains(shard)) {
+                let of_shard =
+                    worker.pool.install(|| gram(&self.users[place.clone()], self.n_factors));
+                tree.leaf(*shard).copy_from_slice(&of_shard);
+            }
+            let mut sum = vec![0.0; width];
+            tree.finish(&mut sum);
+            encoded.extend_from_slice(&subtree.start.to_le_bytes());
+            sum.iter().for_each(|value| encoded.extend_from_slice(&value.to_le_bytes()));
+        }
+        let mut tree = TreeSum::new(width);
+        for part in worker.shell.collectives.all_gather(encoded.into()) {
+            for subtree in part.chunks_exact(4 + 8 * width) {
+                let (shard, values) = subtree.split_at(4);
+                let leaf = tree.leaf(u32::from_le_bytes(shard.try_into().expect("4 bytes")));
+                for (value, bytes) in leaf.iter_mut().zip(values.chunks_exact(8)) {
+                    *value = f64::from_le_bytes(bytes.try_into().expect("8 bytes"));
+                }
+            }
+        }
+        let mut sum = vec![0.0; width];
+        tree.finish(&mut sum);
+        sum
+    }
+
+    /// Solves for all items; every process has them at the end.
+    fn item_half(
+        &mut self,
+        worker: &mut Worker<'_>,
+        gram_users: &[f64],
+        iteration: usize,
+    ) -> Result<usize> {
+        let when = format!("iteration {iteration}");
+        let gram = rounded(gram_users);
+        let n_items = self.lambdas.len();
+        let mut stopped = 0;
+        for start in (0..n_items).step_by(self.items_per_chunk()) {
+            let chunk = start..n_items.min(start + self.items_per_chunk());
+            let solved = match self.solver {
+                Solver::ConjugateGradient { steps } => {
+                    Ok(self.descend(worker, chunk.clone(), &gram, steps))
+                }
+                Solver::Cholesky => self.solve_exactly(worker, chunk.clone(), &gram).map(|()| 0),
+            };
+            let solved = solved.and_then(|more| {
+                let factors = &self.items[chunk.start * self.stride..chunk.end * self.stride];
+                check_finite(factors, self.stride).map(|()| more).map_err(|e| (chunk.start, e))
+            });
+            let ids = &self.prepared.item_ids;
+            let solved = solved.map_err(|(at, error)| unsolved(&when, "item", ids, at, error));
+            stopped += agree(worker.shell, solved)?;
+        }
+        Ok(stopped)
+    }
+
+    /// Items whose sums are held at once.
+    fn items_per_chunk(&self) -> usize {
+        const BYTES: usize = 64 << 20;
+        let term = match self.solver {
+            Solver::ConjugateGradient { .. } => Term::Product,
+            Solver::Cholesky => Term::Normal,
+        };
+        (BYTES / (4 * item_sums::width(term, self.n_factors))).max(1)
+    }
+
+    /// Conjugate gradient on a chunk of items; returns how many this process's rows stopped early.
+    fn descend(
+        &mut self,
+        worker: &mut Worker<'_>,
+        chunk: Range<usize>,
+        gram: &[f32],
+        steps: usize,
+    ) -> usize {
+        let stride = self.stride;
+        let mine = slice(&chunk, worker.shell.index, worker.shell.peers);
+        let at = self.items[chunk.start * stride..chunk.end * stride].to_vec();
+        let sums = self.sums(worker, &chunk, Term::Residual, &at);
+        let mut x = self.items[mine.start * stride..mine.end * stride].to_vec();
+        let lambdas = self.lambdas[mine].to_vec();
+        let system = system(&self.objective, &self.users, self.n_factors, gram);
+        let mut cg = worker.pool.install(|| CgRows::start(&mut x, sums, system, &lambdas));
+        for _ in 0..steps {
+            let at = all_rows(worker, cg.directions());
+            let sums = self.sums(worker, &chunk, Term::Product, &at);
+            worker.pool.install(|| cg.step(&mut x, &sums.values, system, &lambdas));
+        }
+        let solved = all_rows(worker, &x);
+        self.items[chunk.start * stride..chunk.end * stride].copy_from_slice(&solved);
+        cg.n_stopped()
+    }
+
+    /// The exact solution of a chunk of items; an error names the row counted from the first item.
+    fn solve_exactly(
+        &mut self,
+        worker: &mut Worker<'_>,
+        chunk: Range<usize>,
+        gram: &[f32],
+    ) -> Result<(), (usize, SolveError)> {
+        let stride = self.stride;
+        let mine = slice(&chunk, worker.shell.index, worker.shell.peers);
+        let mut sums = self.sums(worker, &chunk, Term::Normal, &[]);
+        let mut x = vec![0.0; mine.len() * stride];
+        let system = system(&self.objective, &self.users, self.n_factors, gram);
+        let lambdas = &self.lambdas[mine.clone()];
+        let solved = worker.pool.install(|| solve_normal(&mut x, &mut sums, system, lambdas));
+        let solution = all_rows(worker, &x);
+        self.items[chunk.start * stride..chunk.end * stride].copy_from_slice(&solution);
+        solved.map_err(|error| (mine.start, error))
+    }
+
+    /// The sums of this process's slice of a chunk over the users of all processes.
+    fn sums(&self, worker: &mut Worker<'_>, chunk: &Range<usize>, term: Term, v: &[f32]) -> Sums {
+        let users = system(&self.objective, &self.users, self.n_factors, &[]).fixed;
+        let request = Request { by_item: &self.by_item, users, term, walk: self.walk };
+        let subtrees = subtrees(worker);
+        let parts: Vec<(u32, Sums)> = worker.pool.install(|| {
+            let of_subtree = |shards: Range<u32>| {
+                let rows = self.by_item.rows_of(&shards);
+                (shards.start, item_sums::sums(request, chunk.clone(), rows, v))
+            };
+            subtrees.into_iter().map(of_subtree).collect()
+        });
+        add_up(worker, chunk, item_sums::width(term, self.n_factors), parts)
+    }
+
+    fn loss(&self, worker: &mut Worker<'_>, gram_users: &[f64]) -> Loss {
+        let (gram_items, of_shards) = worker.pool.install(|| {
+            let gram_items = gram(&self.items, self.n_factors);
+            let rounded = rounded(&gram_items);
+            let system = system(&self.objective, &self.items, self.n_factors, &rounded);
+            let of_shard = |(_, of_shard, place): (u32, Users<'_>, Range<usize>)| {
+                of_users(&self.users[place], of_shard, system, self.params())
+            };
+            (gram_items, self.shards().map(of_shard).collect::<Vec<ShardLoss>>())
+        });
+        let encoded: Vec<u8> = of_shards
+            .iter()
+            .flat_map(|loss| [loss.observed, loss.squares, loss.weight, loss.regularization])
+            .flat_map(f64::to_le_bytes)
+            .collect();
+        // Shard after shard: the gathered parts are in order, however the shards were dealt.
+        let mut sum = ShardLoss::default();
+        for part in worker.shell.collectives.all_gather(encoded.into()) {
+            for shard in part.chunks_exact(32) {
+                let number = |at: usize| {
+                    f64::from_le_bytes(shard[8 * at..][..8].try_into().expect("8 bytes"))
+                };
+                sum = sum.plus(ShardLoss {
+                    observed: number(0),
+                    squares: number(1),
+                    weight: number(2),
+                    regularization: number(3),
+                });
+            }
+        }
+        let norm = |row: &[f32]| row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+        let items = self.items.chunks_exact(self.stride).zip(&self.lambdas);
+        let rest = Rest {
+            gram_users,
+            gram_items: &gram_items,
+            unobserved: f64::from(self.objective.unobserved()),
+            regularization_items: items.map(|(row, &lambda)| f64::from(lambda) * norm(row)).sum(),
+            n_pairs: self.n_users as f64 * self.lambdas.len() as f64,
+            n_observed: self.n_pairs as f64,
+        };
+        loss(sum, rest)
+    }
+
+    /// Gives users who took no part their factors, and lets go of what only the fit needs.
+    fn finish(self, worker: &mut Worker<'_>, losses: Vec<Loss>) -> Result<Factors> {
+        let Self {
+            prepared, objective, n_factors, stride, confidences, fitted, items, users, ..
+        } = self;
+        drop(self.by_item);
+        let gram = worker.pool.install(|| rounded(&gram(&items, n_factors)));
+        let first_shard = prepared.shards.first().map_or(0, |shard| shard.shard);
+        let mut factors = Factors {
+            first_shard,
+            n_factors,
+            stride,
+            items,
+            users: Vec::with_capacity(prepared.shards.len()),
+            gram,
+            confidences,
+            objective,
+            losses,
+        };
+        let mut rest = users.as_slice();
+        let mut folded = Ok(());
+        for (at, (shard, fitted)) in prepared.shards.iter().zip(&fitted).enumerate() {
+            let (of_shard, after) = rest.split_at(shard.n_users() * stride);
+            rest = after;
+            let mut of_shard = of_shard.to_vec();
+            if fitted.contains(&false) {
+                let others: Vec<bool> = fitted.iter().map(|fitted| !fitted).collect();
+                let users = Users {
+                    interactions: &shard.interactions,
+                    confidences: &factors.confidences[at],
+                    solved: Some(&others),
+                };
+                let (system, params) = (factors.system(), factors.params());
+                let solved =
+                    worker.pool.install(|| solve_users(&mut of_shard, users, system, params));
+                if let Err(error) = solved {
+                    folded = Err(unsolved("the fold-in", "user", &shard.user_ids, 0, error));
+                }
+            }
+            factors.users.push(of_shard);
+        }
+        agree(worker.shell, folded)?;
+        Ok(factors)
+    }
+}
+
+/// The refusal of a row that cannot be solved.
+fn unsolved(when: &str, what: &str, ids: &Ids, first: usize, error: SolveError) -> anyhow::Error {
+    let (row, problem) = match error {
+        SolveError::NotFinite { row } => (row, "its factors are not finite"),
+        SolveError::NotPositiveDefinite { row } => {
+            (row, "its equations are not positive definite in 32-bit floats")
+        }
+    };
+    let id = ids.get(first + row).to_string();
+    Refused::config(anyhow!(
+        "als stopped in {when} at {what} \"{id}\": {problem}; raise als.regularization, or lower \
+         als.alpha or the weights in events.weights"
+    ))
+}
+
+/// Signed confidences of the interactions of each shard.
+fn confidences(prepared: &Prepared, objective: &Objective) -> Result<Vec<Vec<f32>>> {
+    let unit = prepared.calendar.decay.unit();
+    let of_shard = |shard: &Histories| -> Vec<f32> {
+        let confidence = |&affinity: &i64| objective.confidence(affinity as f64 * unit);
+        shard.affinities.par_iter().map(confidence).collect()
+    };
+    let confidences: Vec<Vec<f32>> = prepared.shards.iter().map(of_shard).collect();
+    if confidences.iter().flatten().all(|confidence| confidence.is_finite()) {
+        return Ok(confidences);
+    }
+    Err(Refused::config(anyhow!(
+        "als: the confidence of an interaction exceeds the range of 32-bit floats; lower als.alpha \
+         or the weights in events.weights, or set als.confidence = \"log\""
+    )))
+}
+
+/// Starting values of the items that somebody has; zeros for the others.
+fn starting_items(ids: &Ids, n_observed: &[i64], n_factors: usize, seed: u64) -> Vec<f32> {
+    let stride = stride(n_factors);
+    let mut items = vec![0.0; ids.len() * stride];
+    for (item, row) in items.chunks_exact_mut(stride).enumerate() {
+        if n_observed[item] > 0 {
+            start(ids.get(item).stable_hash(seed), n_factors, row);
+        }
+    }
+    items
+}
+
+/// The aligned subtrees of shards that this process owns.
+fn subtrees(worker: &Worker<'_>) -> Vec<Range<u32>> {
+    let owned = owned_shards(worker);
+    match (owned.first(), owned.last()) {
+        (Some(&first), Some(&last)) => aligned_subtrees(first, last + 1),
+        _ => Vec::new(),
+    }
+}
+
+/// The items of a chunk that one process adds up and solves for.
+fn slice(chunk: &Range<usize>, process: usize, peers: usize) -> Range<usize> {
+    let bound = |process: usize| chunk.start + chunk.len() * process / peers;
+    bound(process)..bound(process + 1)
+}
+
+/// Rows of all processes' slices, end to end.
+fn all_rows(worker: &mut Worker<'_>, mine: &[f32]) -> Vec<f32> {
+    if worker.shell.peers == 1 {
+        return mine.to_vec();
+    }
+    let encoded: Vec<u8> = mine.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let parts = worker.shell.collectives.all_gather(encoded.into());
+    let words = parts.iter().flat_map(|part| part.chunks_exact(4));
+    words.map(|word| f32::from_le_bytes(word.try_into().expect("4 bytes"))).collect()
+}
+
+/// Adds the sums of all processes' subtrees up in the shape of the tree, each process its slice.
+fn add_up(
+    worker: &mut Worker<'_>,
+    chunk: &Range<usize>,
+    width: usize,
+    mut parts: Vec<(u32, Sums)>,
+) -> Sums {
+    let peers = worker.shell.peers;
+    if peers == 1 && parts.len() == 1 {
+        return parts.remove(0).1;
+    }
+    let outgoing = parts.iter().flat_map(|(shard, sums)| {
+        (0..peers).map(|target| {
+            let rows = slice(chunk, target, peers);
+            let rows = rows.start - chunk.start..rows.end - chunk.start;
+            let payload = encode_sums(sums, rows, width).into();
+            Outgoing { target, tag: u64::from(*shard), payload }
+        })
+    });
+    let mut incoming = Vec::new();
+    worker.shell.collectives.all_to_all(outgoing, |message| {
+        incoming.push((message.tag as u32, message.payload));
+    });
+    incoming.sort_unstable_by_key(|(shard, _)| *shard);
+    let n_rows = slice(chunk, worker.shell.index, peers).len();
+    let mut cursors: Vec<(u32, &[u8], &[u8])> = incoming
+        .iter()
+        .map(|(shard, payload)| {
+            let (present, values) = payload.split_at(n_rows);
+            (*shard, present, values)
+        })
+        .collect();
+    let mut sums = Sums { values: vec![0.0; n_rows * width], present: vec![false; n_rows] };
+    let mut tree = TreeSum::new(width);
+    for row in 0..n_rows {
+        for (shard, present, values) in &mut cursors {
+            if present[row] == 1 {
+                let (bytes, rest) = values.split_at(4 * width);
+                *values = rest;
+                for (value, bytes) in tree.leaf(*shard).iter_mut().zip(bytes.chunks_exact(4)) {
+                    *value = f32::from_le_bytes(bytes.try_into().expect("4 bytes"));
+                }
+            }
+        }
+        sums.present[row] = tree.finish(&mut sums.values[row * width..][..width]);
+    }
+    sums
+}
+
+/// A byte per row that says whether it is there, then the sums of those that are.
+fn encode_sums(sums: &Sums, rows: Range<usize>, width: usize) -> Vec<u8> {
+    let present = &sums.present[rows.clone()];
+    let mut encoded: Vec<u8> = present.iter().map(|&present| u8::from(present)).collect();
+    for row in rows.filter(|&row| sums.present[row]) {
+        let values = &sums.values[row * width..][..width];
+        values.iter().for_each(|value| encoded.extend_from_slice(&value.to_le_bytes()));
+    }
+    encoded
+}
