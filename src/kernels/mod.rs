@@ -13,6 +13,7 @@
 //! | [`debias`] | propensity, IPS weight and discount of an item | O(n_items) |
 //! | [`cosine`] | item-item neighbors from all users' histories | O(sum of squared history lengths) |
 //! | [`als`] | factors of users and items by alternating least squares | O(pairs * n_factors) per pass |
+//! | [`factor_scores`] | candidates of users by products of factors, exact | O(n_users * n_items * n_factors) |
 //! | [`neighbor_scores`] | candidates of one user from the neighbors of the history | O(history * n_neighbors) |
 //! | [`top_k`] | the best k of many scored items | O(n + k log k) |
 //! | [`combine`] | one list from several rankers, discounts, the fallback | O(n log n) for n candidates |
@@ -27,6 +28,7 @@ pub mod debias;
 pub mod decay;
 pub mod dictionary;
 pub mod event_rows;
+pub mod factor_scores;
 pub mod histories;
 pub mod item_totals;
 pub mod neighbor_scores;

@@ -24,6 +24,7 @@ use crate::kernels::als::start::start;
 use crate::kernels::als::tree::{TreeSum, aligned_subtrees};
 use crate::kernels::als::users::{Params, Users, solve_users};
 use crate::kernels::als::{Fixed, Objective, Solver, stride};
+use crate::kernels::factor_scores::PackedItems;
 use crate::types::{Histories, Ids};
 
 /// Factors of all items, and of the users of this process.
@@ -65,6 +66,12 @@ impl Factors {
         let at = (shard.shard - self.first_shard) as usize;
         let (interactions, confidences) = (&shard.interactions, &self.confidences[at]);
         (Users { interactions, confidences, solved: None }, &self.users[at])
+    }
+
+    /// The factors of items, to be multiplied.
+    pub(super) fn packed(&self, pool: &rayon::ThreadPool, recommendable: &[bool]) -> PackedItems {
+        let Self { n_factors, stride, items, .. } = self;
+        pool.install(|| PackedItems::new(items, *n_factors, *stride, recommendable))
     }
 
     /// The factors of items, to be written.

@@ -8,6 +8,7 @@ use crate::job::spec::{Combine as SpecCombine, HistoryWeights, Ranker, TopK};
 use crate::kernels::CandidateLists;
 use crate::kernels::als::explain;
 use crate::kernels::combine::{Candidate, Combine, Ranker as RankerList, Source, combine, fill};
+use crate::kernels::factor_scores::{self, PackedItems, UserBlock, best};
 use crate::kernels::neighbor_scores::{Filter, History, ReasonedList, Scratch, neighbor_scores};
 use crate::types::{Histories, ItemIdx};
 
@@ -26,7 +27,7 @@ pub(super) struct ListInputs<'a> {
     /// Whether an item may be recommended to anybody.
     pub(super) recommendable: &'a [bool],
     /// Factors, where they are a ranker.
-    pub(super) factors: Option<&'a Factors>,
+    pub(super) factors: Option<FactorRanker<'a>>,
     /// Popularity discounts, where `top_k.debias` is on.
     pub(super) discounts: Option<&'a [f32]>,
     /// Whether short lists are filled up.
@@ -35,6 +36,15 @@ pub(super) struct ListInputs<'a> {
     pub(super) affinity_unit: f64,
     /// One accumulator per thread of the pool.
     pub(super) scratches: Vec<Mutex<Scratch>>,
+}
+
+/// Factors as a ranker.
+#[derive(Clone, Copy)]
+pub(super) struct FactorRanker<'a> {
+    /// The factors.
+    pub(super) model: &'a Factors,
+    /// Those of the items, as scores are computed from them.
+    pub(super) packed: &'a PackedItems,
 }
 
 /// A user's list, best first, and the history item behind each entry.
@@ -88,7 +98,7 @@ impl ListInputs<'_> {
         entries: &[Candidate],
         because: &mut [Option<ItemIdx>],
     ) {
-        let Some(factors) = self.factors else { return };
+        let Some(FactorRanker { model, .. }) = self.factors else { return };
         let proposed: HashSet<ItemIdx> = multiplied.iter().map(|&(item, _)| item).collect();
         let open: Vec<usize> = (0..entries.len())
             .filter(|&at| because[at].is_none() && proposed.contains(&entries[at].item))
@@ -97,8 +107,8 @@ impl ListInputs<'_> {
             return;
         }
         let items: Vec<ItemIdx> = open.iter().map(|&at| entries[at].item).collect();
-        let (users, _) = factors.of_shard(histories);
-        let reasons = explain(row, &items, users, factors.system(), factors.params());
+        let (users, _) = model.of_shard(histories);
+        let reasons = explain(row, &items, users, model.system(), model.params());
         open.into_iter().zip(reasons).for_each(|(at, reason)| because[at] = reason);
     }
 
@@ -109,23 +119,17 @@ impl ListInputs<'_> {
         rows: std::ops::Range<usize>,
     ) -> Vec<Vec<(ItemIdx, f32)>> {
         let Some(factors) = self.factors else { return vec![Vec::new(); rows.len()] };
-        let (_, x) = factors.of_shard(histories);
-        let mut list = crate::kernels::top_k::Shortlist::default();
-        rows.map(|row| {
-            let x = &x[row * factors.stride..][..factors.stride];
-            if x.iter().all(|&v| v == 0.0) {
-                return Vec::new();
-            }
-            list.reset(self.top_k.n_candidates());
-            for (item, y) in factors.items.chunks_exact(factors.stride).enumerate() {
-                let item = ItemIdx(item as u32);
-                if self.is_allowed(item, histories.seen.of(row)) && y.iter().any(|&v| v != 0.0) {
-                    list.push(item, x.iter().zip(y).map(|(a, b)| a * b).sum());
-                }
-            }
-            list.best().to_vec()
-        })
-        .collect()
+        let (_, x) = factors.model.of_shard(histories);
+        let stride = factors.model.stride;
+        let seen: Vec<&[ItemIdx]> = rows.clone().map(|row| histories.seen.of(row)).collect();
+        let users =
+            UserBlock { factors: &x[rows.start * stride..rows.end * stride], stride, seen: &seen };
+        best(
+            factors.packed,
+            users,
+            self.top_k.n_candidates(),
+            &mut factor_scores::Scratch::default(),
+        )
     }
 
     /// The ranker that put an entry there.

@@ -8,7 +8,7 @@ use crate::kernels::CandidateLists;
 use crate::kernels::debias::DebiasWeights;
 use crate::kernels::histories::Calendar;
 use als::Factors;
-use lists::ListInputs;
+use lists::{FactorRanker, ListInputs};
 use models::{PopularityModel, SegmentPopularity};
 use prepare::Prepared;
 use side::{ItemFacts, Segments};
@@ -296,12 +296,14 @@ fn lists(
         .map(|rank| facts.recommendable[rank])
         .collect();
     let of_segments: Vec<_> = models.by_segment.iter().map(|of| of.shares.as_slice()).collect();
+    let ranked = factors.as_ref().filter(|_| spec.candidates().als.is_some());
+    let packed = ranked.map(|factors| (factors, factors.packed(worker.pool, &recommendable)));
     let debias = models.debias.as_ref().filter(|_| top_k.debias);
     let inputs = ListInputs {
         top_k,
         rankers: spec.candidates().rankers().collect(),
         neighbors: neighbors.as_ref(),
-        factors: factors.as_ref().filter(|_| spec.candidates().als.is_some()),
+        factors: packed.as_ref().map(|(model, packed)| FactorRanker { model, packed }),
         popularity: &models.popularity.shares,
         popularity_by_segment: &of_segments,
         recommendable: &recommendable,
