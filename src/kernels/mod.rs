@@ -50,6 +50,8 @@ mod combine_tests;
 #[cfg(test)]
 mod cosine_tests;
 #[cfg(test)]
+mod histories_tests;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod synthetic_tests;

@@ -73,10 +73,18 @@ pub fn add_scaled(out: &mut [f32], scale: f32, row: &[f32]) {
     let (row, row_rest) = row.as_chunks::<LANES>();
     assert!(out.len() == row.len() && out_rest.is_empty() && row_rest.is_empty(), "padded rows");
     for (out, row) in out.iter_mut().zip(row) {
-        for lane in 0..LANES {
-            out[lane] = scale.mul_add(row[lane], out[lane]);
-        }
+        *out = scaled_sum(*out, scale, row);
     }
+}
+
+/// `sum + scale · row`. By value, so that nothing can overlap and the lanes stay in registers.
+#[inline(always)]
+pub fn scaled_sum(mut sum: [f32; LANES], scale: f32, row: &[f32; LANES]) -> [f32; LANES] {
+    let row = *row;
+    for lane in 0..LANES {
+        sum[lane] = scale.mul_add(row[lane], sum[lane]);
+    }
+    sum
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use arrow::compute::{concat_batches, take_record_batch};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::WriterProperties;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tidemill::job;
+use tidemill::run::{Outcome, PlanFlags, Request, Silent, run};
 
 /// A folder for one test.
 pub(crate) struct Sandbox(tempfile::TempDir);
@@ -49,6 +51,24 @@ impl Sandbox {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{stderr}");
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Runs a spec inside this process on so many workers; gives the outcome as [`Self::run`] does.
+    pub(crate) fn run_on_workers(&self, spec: &str, as_of: Option<&str>, workers: usize) -> Value {
+        let outcome = run(Request {
+            spec: job::load(spec, "job.toml", &BTreeMap::new(), &[]).unwrap(),
+            base: self.path(""),
+            flags: PlanFlags { as_of: as_of.map(str::to_owned), ..PlanFlags::default() },
+            threads: 1,
+            workers,
+            publish: true,
+            force: true,
+            started_at_us: 1_790_000_000_000_000,
+            run_id: format!("with-{workers}-workers"),
+            observer: Arc::new(Silent),
+        });
+        let Outcome::Published { manifest, .. } = outcome.unwrap() else { panic!("not published") };
+        json!({ "manifest": manifest })
     }
 
     /// Runs `job.toml`, which must be refused with `code` in one line that holds all of `words`,

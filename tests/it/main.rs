@@ -11,5 +11,6 @@ mod fixture;
 mod input_policy;
 mod jobs;
 mod layers;
+mod oracle;
 mod real_logs;
 mod same_bytes;

@@ -1,12 +1,8 @@
 //! The published bytes depend on the rows and the spec, and on nothing else.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use arrow::compute::concat_batches;
-use serde_json::Value;
-use tidemill::job;
-use tidemill::run::{Outcome, PlanFlags, Request, Silent, run};
 
 use crate::fixture::{Sandbox, digests, read_parquet, shuffled, write_parquet};
 
@@ -121,23 +117,7 @@ fn with_workers(
     solver: &str,
     workers: usize,
 ) -> BTreeMap<(String, String), String> {
-    let spec = job::load(&spec(solver), "job.toml", &BTreeMap::new(), &[]).unwrap();
-    let outcome = run(Request {
-        spec,
-        base: sandbox.path(""),
-        flags: PlanFlags::default(),
-        threads: 1,
-        workers,
-        publish: true,
-        force: true,
-        started_at_us: 1_790_000_000_000_000,
-        run_id: format!("with-{workers}-workers"),
-        observer: Arc::new(Silent),
-    })
-    .unwrap();
-    let Outcome::Published { manifest, .. } = outcome else { panic!("not published") };
-    let manifest: Value = serde_json::to_value(manifest).unwrap();
-    digests(&manifest)
+    digests(&sandbox.run_on_workers(&spec(solver), None, workers)["manifest"])
 }
 
 /// No stage may assume that it sees all users.

@@ -223,7 +223,7 @@ impl CgRows {
             directions: vec![0.0; n_rows * stride],
             standings: vec![Standing::default(); n_rows],
         };
-        rows.each(x, |mut row, standing, at| *standing = row.start(system, lambdas[at]), stride);
+        rows.each(x, None, system, lambdas);
         rows
     }
 
@@ -234,14 +234,8 @@ impl CgRows {
 
     /// One step, from the sums of [`Term::Product`](super::item_sums::Term) at the directions.
     pub fn step(&mut self, x: &mut [f32], sums: &[f32], system: System<'_>, lambdas: &[f32]) {
-        let stride = system.fixed.stride;
         assert_eq!(sums.len(), x.len(), "a sum per row");
-        let step = |mut row: CgRow<'_>, standing: &mut Standing, at: usize| {
-            let mut product = [0.0; MAX_STRIDE];
-            let sum = &sums[at * stride..][..stride];
-            row.step(standing, system, lambdas[at], sum, &mut product[..stride]);
-        };
-        self.each(x, step, stride);
+        self.each(x, Some(sums), system, lambdas);
     }
 
     /// Number of rows that were left as they are because A was not positive along a direction.
@@ -249,10 +243,9 @@ impl CgRows {
         self.standings.iter().filter(|standing| standing.stopped).count()
     }
 
-    fn each<F>(&mut self, x: &mut [f32], work: F, stride: usize)
-    where
-        F: Fn(CgRow<'_>, &mut Standing, usize) + Sync,
-    {
+    /// Starts all rows, or takes a step with the sums at hand.
+    fn each(&mut self, x: &mut [f32], sums: Option<&[f32]>, system: System<'_>, lambdas: &[f32]) {
+        let stride = system.fixed.stride;
         let size = ROWS_PER_TASK * stride;
         let tasks = x
             .par_chunks_mut(size)
@@ -261,38 +254,45 @@ impl CgRows {
             .zip(self.standings.par_chunks_mut(ROWS_PER_TASK));
         tasks.enumerate().for_each(|(task, (((x, residuals), directions), standings))| {
             let first = task * ROWS_PER_TASK;
-            let work = &work;
-            dispatch(EachRow { x, residuals, directions, standings, first, stride, work });
+            let lambdas = &lambdas[first..];
+            let sums = sums.map(|sums| &sums[first * stride..]);
+            dispatch(EachRow { x, residuals, directions, standings, sums, system, lambdas });
         });
     }
 }
 
-/// Longest row: `n_factors` is at most this.
-pub const MAX_STRIDE: usize = 1024;
-
-struct EachRow<'a, F> {
+struct EachRow<'a> {
     x: &'a mut [f32],
     residuals: &'a mut [f32],
     directions: &'a mut [f32],
     standings: &'a mut [Standing],
-    first: usize,
-    stride: usize,
-    work: &'a F,
+    sums: Option<&'a [f32]>,
+    system: System<'a>,
+    lambdas: &'a [f32],
 }
 
-impl<F: Fn(CgRow<'_>, &mut Standing, usize)> Kernel for EachRow<'_, F> {
+impl Kernel for EachRow<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let rows = self
-            .x
-            .chunks_exact_mut(self.stride)
-            .zip(self.residuals.chunks_exact_mut(self.stride))
-            .zip(self.directions.chunks_exact_mut(self.stride));
+        let Self { x, residuals, directions, standings, sums, system, lambdas } = self;
+        let stride = system.fixed.stride;
+        let mut product = vec![0.0; stride];
+        let rows = x
+            .chunks_exact_mut(stride)
+            .zip(residuals.chunks_exact_mut(stride))
+            .zip(directions.chunks_exact_mut(stride));
         for (at, ((x, residual), direction)) in rows.enumerate() {
-            let row = CgRow { x, residual, direction };
-            (self.work)(row, &mut self.standings[at], self.first + at);
+            let mut row = CgRow { x, residual, direction };
+            let standing = &mut standings[at];
+            match sums {
+                None => *standing = row.start(system, lambdas[at]),
+                Some(sums) => {
+                    let sum = &sums[at * stride..][..stride];
+                    row.step(standing, system, lambdas[at], sum, &mut product);
+                }
+            }
         }
     }
 }
