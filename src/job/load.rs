@@ -1,7 +1,6 @@
 //! From text, environment and flags to a checked spec.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde_json::Value;
 use toml::Table;
@@ -35,16 +34,6 @@ pub fn load(
         let origin = problem.key().and_then(|key| origin_of(key, &origins));
         problem.within(origin.unwrap_or(&file))
     })
-}
-
-/// Where `url` of a spec in `folder` points: absolute URLs and paths as they are, relative paths
-/// below `folder`.
-pub fn locate(url: &str, folder: &Path) -> String {
-    if url.contains("://") {
-        return url.to_owned();
-    }
-    // `join` keeps an absolute path as it is; a trailing slash says "folder" and must survive.
-    folder.join(url).to_string_lossy().into_owned()
 }
 
 /// Parses a spec and reports syntax errors by line and column.

@@ -1,8 +1,7 @@
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use super::spec::*;
-use super::{Spec, SpecError, load, locate};
+use super::{Spec, SpecError, load};
 
 const FULL: &str = r#"
 name = "nightly"
@@ -370,13 +369,4 @@ fn the_resolved_spec_is_the_same_however_it_was_written() {
     let dollars = plain(&SMALL.replace("out/", "a$${B}$$")).unwrap();
     assert_eq!(dollars.output.url, "a${B}$");
     assert_eq!(plain(&dollars.resolved()).unwrap().output.url, "a${B}$");
-}
-
-#[test]
-fn relative_paths_are_relative_to_the_spec() {
-    let folder = Path::new("/jobs");
-    assert_eq!(locate("data/x/", folder), "/jobs/data/x/");
-    assert_eq!(locate("/data/*.parquet", folder), "/data/*.parquet");
-    assert_eq!(locate("s3://bucket/x", folder), "s3://bucket/x");
-    assert_eq!(locate("data/", Path::new("")), "data/");
 }

@@ -14,5 +14,5 @@ pub mod spec;
 mod walk;
 
 pub use error::SpecError;
-pub use load::{load, locate};
+pub use load::load;
 pub use spec::Spec;

@@ -6,22 +6,8 @@ use crate::types::ItemIdx;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KernelError {
     /// The squared affinities of an item reach 2⁶³, so a pair product could overflow.
-    #[error(
-        "the squared affinities of item index {} sum to 2^63 or more; lower the event weights or \
-         set \"value_max\"", item.0
-    )]
+    #[error("the squared affinities of item index {} sum to 2^63 or more", item.0)]
     SquaredAffinities {
-        /// The item, by its index in the run.
-        item: ItemIdx,
-    },
-    /// A column of the popularity sums leaves the range of an i64.
-    #[error(
-        "column \"{column}\" of item index {} overflows; lower the event weights or set \
-         \"value_max\"", item.0
-    )]
-    ItemSum {
-        /// Name of the column of `ItemSums`.
-        column: &'static str,
         /// The item, by its index in the run.
         item: ItemIdx,
     },

@@ -9,7 +9,7 @@
 //! | [`event_rows`], [`dictionary`], [`codec`] | packed rows, item ids, coded histories | linear |
 //! | [`histories`], [`item_totals`] | events of a shard to histories, and sums per item | O(n log n) per shard |
 //! | [`decay`] | weight of an event, and its integer affinity under a half-life | O(1) per event |
-//! | [`popularity`] | integer sums per item, their order, ranks and trend | O(n log n) for the order |
+//! | [`popularity`] | order, ranks, shares and trend of items, from their integer sums | O(n log n) for the order |
 //! | [`debias`] | propensity, IPS weight and discount of an item | O(n_items) |
 //! | [`cosine`] | item-item neighbors from all users' histories | O(sum of squared history lengths) |
 //! | [`als`] | factors of users and items by alternating least squares | O(pairs * n_factors) per pass |

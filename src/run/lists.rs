@@ -10,6 +10,7 @@ use crate::kernels::als::explain;
 use crate::kernels::combine::{Candidate, Combine, Ranker as RankerList, Source, combine, fill};
 use crate::kernels::factor_scores::{self, PackedItems, UserBlock, best};
 use crate::kernels::neighbor_scores::{Filter, History, ReasonedList, Scratch, neighbor_scores};
+use crate::schema;
 use crate::types::{Histories, ItemIdx};
 
 /// Everything that the lists of all users are made from; item-sized.
@@ -69,7 +70,8 @@ impl ListInputs<'_> {
     ) -> UserList {
         let seen = histories.seen.of(row);
         let reasoned = self.neighbor_candidates(histories, row, seen);
-        let popular = self.popular_candidates(seen);
+        let segment = histories.segments.get(row).copied();
+        let popular = self.popular_candidates(seen, segment);
         let lists: Vec<RankerList<'_>> = self
             .rankers
             .iter()
@@ -82,7 +84,7 @@ impl ListInputs<'_> {
         let mut entries = combine(&lists, self.combine(), self.discounts);
         entries.truncate(self.top_k.k);
         if self.fallback {
-            self.fill_up(&mut entries, seen, histories.segments.get(row).copied());
+            self.fill_up(&mut entries, seen, segment);
         }
         let mut because: Vec<_> = entries.iter().map(|entry| because(&reasoned, entry)).collect();
         self.explain(histories, row, multiplied, &entries, &mut because);
@@ -132,11 +134,11 @@ impl ListInputs<'_> {
         )
     }
 
-    /// The ranker that put an entry there.
-    pub(super) fn source(&self, source: Source) -> Option<Ranker> {
+    /// What put an entry there, as the lists name it.
+    pub(super) fn source(&self, source: Source) -> schema::Source {
         match source {
-            Source::Ranker(position) => Some(self.rankers[position].0),
-            Source::Fallback => None,
+            Source::Ranker(position) => self.rankers[position].0.source(),
+            Source::Fallback => schema::Source::Fallback,
         }
     }
 
@@ -171,13 +173,20 @@ impl ListInputs<'_> {
         neighbor_scores(&history, neighbors, &filter, self.top_k.n_candidates(), &mut scratch)
     }
 
-    fn popular_candidates(&self, seen: &[ItemIdx]) -> Vec<(ItemIdx, f32)> {
+    /// Popular items of the user's segment, of all users without one.
+    fn popular_candidates(&self, seen: &[ItemIdx], segment: Option<u32>) -> Vec<(ItemIdx, f32)> {
         if !self.rankers.iter().any(|&(ranker, _)| ranker == Ranker::Popularity) {
             return Vec::new();
         }
         let allowed = |item: ItemIdx| self.is_allowed(item, seen);
-        let popular = self.popularity.iter().copied().filter(|&(item, _)| allowed(item));
+        let popular = self.popularity_of(segment).unwrap_or(self.popularity);
+        let popular = popular.iter().copied().filter(|&(item, _)| allowed(item));
         popular.take(self.top_k.n_candidates()).collect()
+    }
+
+    /// Items by popularity within a segment; none for a user without one.
+    fn popularity_of(&self, segment: Option<u32>) -> Option<&[(ItemIdx, f32)]> {
+        self.popularity_by_segment.get(segment? as usize).copied()
     }
 
     fn is_allowed(&self, item: ItemIdx, seen: &[ItemIdx]) -> bool {
@@ -187,9 +196,7 @@ impl ListInputs<'_> {
     /// Popular items of the user's segment, then popular items of all.
     fn fill_up(&self, entries: &mut Vec<Candidate>, seen: &[ItemIdx], segment: Option<u32>) {
         let k = self.top_k.k;
-        let of_segment =
-            segment.and_then(|segment| self.popularity_by_segment.get(segment as usize));
-        if let Some(popular) = of_segment {
+        if let Some(popular) = self.popularity_of(segment) {
             fill(entries, k, popular.iter().copied(), |item| self.is_allowed(item, seen));
         }
         fill(entries, k, self.popularity.iter().copied(), |item| self.is_allowed(item, seen));

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
-use super::Worker;
 use super::prepare::Prepared;
+use super::{Refused, Worker};
 use crate::job::spec::{Counted, HistoryWeights, ItemNeighbors, Spec};
 use crate::kernels::codec::{decode_histories, encode_histories};
 use crate::kernels::cosine::{self, Interactions, Transposed};
 use crate::kernels::debias::{self, DebiasWeights};
 use crate::kernels::item_totals::{ItemSum, sum_of};
-use crate::kernels::{NeighborLists, popularity};
+use crate::kernels::{KernelError, NeighborLists, popularity};
 use crate::types::ItemIdx;
 
 /// Sums of the items kept, and what follows from them.
@@ -126,6 +126,16 @@ fn gather(worker: &mut Worker<'_>, prepared: &Prepared, weighted: bool) -> AllHi
     AllHistories { offsets, items, affinities }
 }
 
+/// The refusal of an item whose pair products could wrap.
+fn too_large(prepared: &Prepared, error: KernelError) -> anyhow::Error {
+    let KernelError::SquaredAffinities { item } = error;
+    Refused::bad_data(anyhow!(
+        "the squared affinities of item \"{}\" sum to 2^63 or more; lower events.weights, set \
+         value_max, or set item_neighbors.weights = \"binary\"",
+        prepared.item_ids.get(item.index())
+    ))
+}
+
 /// Rows computed between two steps of the progress bar.
 const ROWS_PER_STEP: usize = 4_096;
 
@@ -146,7 +156,7 @@ pub(super) fn neighbors(
         affinities: all.affinities.as_deref(),
         n_items,
     };
-    let transposed = Transposed::new(&interactions)?;
+    let transposed = Transposed::new(&interactions).map_err(|error| too_large(prepared, error))?;
     let params = cosine::Params {
         n_neighbors: section.n_neighbors,
         shrinkage: section.shrinkage,

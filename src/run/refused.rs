@@ -6,7 +6,6 @@ use anyhow::anyhow;
 
 use crate::dataflow::AgreeError;
 use crate::job::SpecError;
-use crate::kernels::KernelError;
 use crate::store::{ListError, PublishError, ReadError, UrlError};
 
 /// Exit codes, after sysexits: the table that schedulers map.
@@ -106,7 +105,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<crate::job::plan::PlanError>() {
         return Some(code::CONFIG);
     }
-    if cause.is::<KernelError>() || cause.is::<crate::schema::ColumnError>() {
+    if cause.is::<crate::schema::ColumnError>() {
         return Some(code::BAD_DATA);
     }
     None

@@ -10,7 +10,7 @@ use super::models::{PopularityModel, SegmentPopularity};
 use super::prepare::Prepared;
 use super::side::{ItemFacts, Segments};
 use super::{Worker, counts::ScanCounts};
-use crate::job::spec::{Ranker, Shape};
+use crate::job::spec::Shape;
 use crate::kernels::debias::DebiasWeights;
 use crate::kernels::item_totals::{ItemSum, sum_of};
 use crate::kernels::{NeighborLists, popularity};
@@ -431,7 +431,8 @@ impl ListCounts {
     }
 
     fn add(&mut self, inputs: &ListInputs<'_>, list: &UserList) {
-        let fallback = list.entries.iter().filter(|entry| inputs.source(entry.source).is_none());
+        let fallback =
+            list.entries.iter().filter(|entry| inputs.source(entry.source) == Source::Fallback);
         self.rows += list.entries.len() as u64;
         self.fallback_rows += fallback.count() as u64;
         self.short_lists += u64::from(list.entries.len() < inputs.top_k.k);
@@ -500,19 +501,13 @@ struct ListRow {
 }
 
 fn list_rows(inputs: &ListInputs<'_>, user: u32, list: UserList) -> impl Iterator<Item = ListRow> {
-    let source = |entry| match inputs.source(entry) {
-        Some(Ranker::Als) => Source::Als,
-        Some(Ranker::ItemNeighbors) => Source::ItemNeighbors,
-        Some(Ranker::Popularity) => Source::Popularity,
-        None => Source::Fallback,
-    };
     let ranked = (1..).zip(list.entries).zip(list.because);
     ranked.map(move |((rank, entry), because)| ListRow {
         user,
         rank,
         item: entry.item.0,
         score: entry.score,
-        source: source(entry.source),
+        source: inputs.source(entry.source),
         because: because.map(|item| item.0),
     })
 }

@@ -163,6 +163,15 @@ fn too_many_rejected_rows_are_refused() {
 }
 
 #[test]
+fn weights_that_could_wrap_are_refused_by_item() {
+    // The square of a weight reaches 2^63 units at 46,341.
+    let sandbox = with_row(Some("a"), Some("dear"), Some(START), "buy", Some(50_000.0));
+    let weighted = ["--set", "item_neighbors.weights=affinity"];
+    sandbox.refused(65, &["\"dear\"", "events.weights", "\"binary\""], &weighted);
+    assert_eq!(counts(&sandbox.run(&[]))["rows_used"], 9);
+}
+
+#[test]
 fn what_is_no_input_is_refused() {
     let empty = sandbox(&good().slice(0, 0));
     empty.refused(66, &["log.parquet", "no row"], &[]);
@@ -339,4 +348,42 @@ fn folders_can_stand_for_columns_and_be_picked() {
     // "x" was bought and viewed by three users each.
     assert_eq!(column(&popularity, "item_id")[0], "x");
     assert_eq!(column(&popularity, "weight")[0], "4.5");
+}
+
+#[test]
+fn popularity_is_that_of_the_user_s_segment() {
+    // "x" leads among all users and "z" in the segment of c and d; e has no segment.
+    let users = ["a", "a", "b", "c", "c", "d", "e", "e"].map(Some);
+    let items = ["x", "y", "x", "z", "x", "z", "x", "y"].map(Some);
+    let rest = good();
+    let log = |name: &'static str| (name, rest.column_by_name(name).unwrap().clone());
+    let sandbox = sandbox(&batch(&[
+        ("user", text(&users)),
+        ("item", text(&items)),
+        log("time"),
+        log("event"),
+        log("value"),
+    ]));
+    sandbox.write(
+        "users.parquet",
+        &batch(&[
+            ("user", text(&["a", "b", "c", "d"].map(Some))),
+            ("segment", text(&["nl", "nl", "se", "se"].map(Some))),
+        ]),
+    );
+    let users = "[users]\nurl = \"users.parquet\"\n\
+                 columns = { user = \"user\", segment = \"segment\" }\n[popularity]";
+    let lists = "[top_k]\ncandidates = { popularity = 1.0 }";
+    sandbox.spec(&SPEC.replace("[popularity]", users).replace("[top_k]", lists));
+    let lists = sandbox.table(&sandbox.run(&[]), "user_top_k");
+    let rows = column(&lists, "user_id")
+        .into_iter()
+        .zip(column(&lists, "item_id").into_iter().zip(column(&lists, "source")));
+    let of = |user: &str| -> Vec<String> {
+        let rows = rows.clone().filter(|(id, _)| id == user);
+        rows.map(|(_, (item, source))| format!("{item} {source}")).collect()
+    };
+    assert_eq!(of("a"), ["x popularity", "y popularity", "z fallback"]);
+    assert_eq!(of("d"), ["z popularity", "x popularity", "y fallback"]);
+    assert_eq!(of("e"), ["x popularity", "y popularity", "z popularity"]);
 }

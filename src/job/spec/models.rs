@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::values::Days;
+use crate::schema::Source;
 
 /// Which events count, and how much.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -235,7 +236,7 @@ pub struct Candidates {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 1_000_000), example = 1.0)]
     pub item_neighbors: Option<f64>,
-    /// The most popular items, within the user's segment where there are segments. Needs
+    /// The most popular items of the user's segment; of all users for a user without one. Needs
     /// `[popularity]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0), range(max = 1_000_000), example = 0.1)]
@@ -266,13 +267,18 @@ pub enum Ranker {
 }
 
 impl Ranker {
-    /// Name in the spec and in the `source` column of the lists; also the name of its section.
-    pub fn name(self) -> &'static str {
+    /// What the lists say of its items.
+    pub fn source(self) -> Source {
         match self {
-            Self::Als => "als",
-            Self::ItemNeighbors => "item_neighbors",
-            Self::Popularity => "popularity",
+            Self::Als => Source::Als,
+            Self::ItemNeighbors => Source::ItemNeighbors,
+            Self::Popularity => Source::Popularity,
         }
+    }
+
+    /// Name in the spec, also of its section: the one that stands in the lists.
+    pub fn name(self) -> &'static str {
+        self.source().as_str()
     }
 }
 
@@ -311,7 +317,7 @@ impl ExcludeSeen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fallback {
-    /// The most popular items, within the user's segment where there are segments. Needs
+    /// The most popular items of the user's segment, then those of all users. Needs
     /// `[popularity]`.
     Popularity,
     /// Nothing: lists stay short, and users without a history get none.
