@@ -29,11 +29,15 @@ mod counts;
 mod history;
 mod lists;
 mod memory;
+#[cfg(test)]
+mod memory_tests;
 mod models;
 mod planning;
 mod prepare;
 mod refused;
 mod scan;
+#[cfg(test)]
+mod scan_tests;
 mod search;
 mod side;
 mod stages;

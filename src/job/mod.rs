@@ -8,6 +8,8 @@ mod load;
 #[cfg(test)]
 mod load_tests;
 pub mod plan;
+#[cfg(test)]
+mod plan_tests;
 pub mod reference;
 mod set;
 pub mod spec;

@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use serde::Serialize;
 
 use super::Refused;
-use crate::job::plan::Plan;
+use crate::job::plan::{FilePlan, Plan};
 use crate::types::IdType;
 
 /// Peak memory by stage, in bytes.
@@ -26,10 +26,11 @@ pub struct MemoryEstimate {
 
 /// Bounds the peak memory of a run in one process.
 ///
-/// Rows are those of the footers. Nothing is known of users and items before the dictionary is, so
-/// every row is taken for a pair of its own, and items for at most a tenth of the rows.
+/// Rows are those of the footers of the files that are read, and of a sample of users its share.
+/// Nothing is known of users and items before the dictionary is, so every row is taken for a pair of
+/// its own, and items for at most a tenth of the rows.
 pub fn predicted_memory(plan: &Plan, threads: usize) -> MemoryEstimate {
-    let rows = plan.n_rows;
+    let rows = rows_held(plan);
     let items = (rows / 10).clamp(1, 50_000_000);
     let threads = threads as u64;
     let text = |id_type: IdType| if id_type.is_int() { 0 } else { 16 };
@@ -78,6 +79,17 @@ pub fn predicted_memory(plan: &Plan, threads: usize) -> MemoryEstimate {
     }
 }
 
+/// Rows that are held at once, at most.
+fn rows_held(plan: &Plan) -> u64 {
+    /// Users differ in their rows, so a sample of them may hold more than its share.
+    const SLACK: f64 = 1.25;
+    let rows: u64 = plan.sources.iter().flat_map(|source| &source.files).map(FilePlan::rows).sum();
+    match plan.sample_users {
+        Some(share) => rows.min((rows as f64 * share * SLACK).ceil() as u64),
+        None => rows,
+    }
+}
+
 /// Refuses a plan whose bound is over `limits.memory_bytes_max`.
 pub(super) fn check(plan: &Plan, threads: usize) -> Result<()> {
     let (needed, allowed) =
@@ -88,7 +100,7 @@ pub(super) fn check(plan: &Plan, threads: usize) -> Result<()> {
     Err(Refused::config(anyhow!(
         "the run may need {} MiB of memory and limits.memory_bytes_max is {} MiB; raise it, or \
          read less (history.window_days with partition_date, --sample-users)",
-        needed >> 20,
+        needed.div_ceil(1 << 20),
         allowed >> 20
     )))
 }

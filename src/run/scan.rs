@@ -301,7 +301,8 @@ impl<'a> Scanner<'a> {
 }
 
 /// Why a row does not count.
-enum Unused {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unused {
     Filtered(&'static str),
     Rejected(&'static str),
 }
@@ -325,13 +326,13 @@ fn check_id(id: IdRef<'_>, reason: &'static str) -> Result<(), Unused> {
 }
 
 /// Whether a user belongs to the sample: the same users for every run and log.
-fn is_sampled(user: IdRef<'_>, share: f64) -> bool {
+pub(super) fn is_sampled(user: IdRef<'_>, share: f64) -> bool {
     const SAMPLE_SEED: u64 = 0x7361_6D70_6C65;
     (user.stable_hash(SAMPLE_SEED) as f64) < share * 2f64.powi(64)
 }
 
 /// The value of a row as its kind wants it: 1 where the kind does not look at it.
-fn value(columns: &EventBatch, row: usize, kind: &EventKind) -> Result<f32, Unused> {
+pub(super) fn value(columns: &EventBatch, row: usize, kind: &EventKind) -> Result<f32, Unused> {
     let looks = kind.transform != ValueTransform::None || kind.negative_undoes;
     let Some(values) = columns.values.as_ref().filter(|_| looks) else { return Ok(1.0) };
     if values.is_null(row) {

@@ -7,7 +7,7 @@ use arrow::array::{
     StringArray,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
 use jiff::tz::TimeZone;
 
 use super::{ColumnError, IdColumn, id_type_of};
@@ -288,15 +288,18 @@ fn read_kinds(
         name.and_then(|name| kinds.iter().position(|kind| kind == name))
             .map_or(KIND_UNLISTED, |kind| kind as u8)
     };
+    // The keys as they are: of a dictionary without values, no row has one.
     let (keys, names) = match array.as_any_dictionary_opt() {
         Some(dictionary) => {
-            (Some(dictionary.normalized_keys()), cast(dictionary.values(), &DataType::Utf8)?)
+            let keys = cast(dictionary.keys(), &DataType::Int64)?;
+            let keys = keys.as_primitive::<Int64Type>().values().clone();
+            (Some(keys), cast(dictionary.values(), &DataType::Utf8)?)
         }
         None => (None, cast(array, &DataType::Utf8)?),
     };
     let names = names.as_string::<i32>();
     let name_at = |row: usize| {
-        let place = keys.as_ref().map_or(row, |keys| keys[row]);
+        let place = keys.as_ref().map_or(row, |keys| keys[row] as usize);
         (!array.is_null(row) && !names.is_null(place)).then(|| names.value(place))
     };
     let by_key: Vec<u8> = match keys {
@@ -307,7 +310,7 @@ fn read_kinds(
     for row in 0..array.len() {
         let code = match &keys {
             Some(_) if array.is_null(row) => KIND_UNLISTED,
-            Some(keys) => by_key[keys[row]],
+            Some(keys) => by_key[keys[row] as usize],
             None => code_of(name_at(row)),
         };
         if code == KIND_UNLISTED {

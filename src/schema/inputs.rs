@@ -39,7 +39,8 @@ pub static ALL: [&Input; 4] = [&EVENTS, &ITEMS_INPUT, &USERS_INPUT, &DENY_INPUT]
 const ID: &str = "Int8 to Int64, UInt8 to UInt32, Utf8, LargeUtf8, Utf8View, Binary, LargeBinary, \
     BinaryView, FixedSizeBinary, or a Dictionary of one of them";
 const TEXT: &str = "Utf8, LargeUtf8, Utf8View, or a Dictionary of one of them";
-const NUMBER: &str = "any integer or float type";
+const EVENT: &str = "Utf8, LargeUtf8, Utf8View, any integer type, or a Dictionary of one of them";
+const NUMBER: &str = "any integer, float or decimal type, or Boolean";
 
 /// The interaction log.
 pub static EVENTS: Input = Input {
@@ -76,7 +77,7 @@ pub static EVENTS: Input = Input {
         },
         InputColumn {
             role: "event",
-            accepts: TEXT,
+            accepts: EVENT,
             required: false,
             null: "filtered: an event type without weight",
             unit: "",

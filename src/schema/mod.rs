@@ -16,11 +16,15 @@ pub mod tables;
 pub mod vectors;
 
 #[cfg(test)]
+mod events_tests;
+#[cfg(test)]
 mod id_tests;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod rows_tests;
+#[cfg(test)]
+mod side_tests;
 #[cfg(test)]
 mod vectors_tests;
 

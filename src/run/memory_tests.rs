@@ -1,0 +1,168 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::memory::{MemoryEstimate, check, predicted_memory};
+use super::{code, exit_code};
+use crate::job::load;
+use crate::job::plan::{FilePlan, Plan, RowGroupPlan, SideTables, SourcePlan};
+use crate::schema::EventColumns;
+use crate::types::IdType;
+
+const SPEC: &str = r#"
+name = "memory"
+[[events]]
+url = "events/"
+columns = { user = "u", item = "i" }
+[item_neighbors]
+n_neighbors = 50
+[top_k]
+k = 20
+[output]
+url = "out/"
+"#;
+
+/// A plan of one log with so many rows.
+fn plan(n_rows: u64) -> Plan {
+    let row_groups = vec![RowGroupPlan { rows: n_rows, bytes: 1 << 20 }];
+    let file = FilePlan {
+        key: "1.parquet".to_owned(),
+        url: "events/1.parquet".to_owned(),
+        bytes: 1 << 20,
+        etag: None,
+        partitions: BTreeMap::new(),
+        row_groups,
+    };
+    let columns = EventColumns {
+        user: "u".to_owned(),
+        item: "i".to_owned(),
+        time: None,
+        event: None,
+        value: None,
+        id: None,
+    };
+    let source = SourcePlan {
+        url: "events/".to_owned(),
+        columns,
+        time_unit: None,
+        kinds: vec!["*".to_owned()],
+        first_kind: 0,
+        files: vec![file],
+    };
+    Plan {
+        spec: load(SPEC, "job.toml", &BTreeMap::new(), &[]).unwrap(),
+        sources: vec![source],
+        side_tables: SideTables::default(),
+        n_shards: 4,
+        user_id_type: IdType::Int64,
+        item_id_type: IdType::Int64,
+        as_of_us: None,
+        logical_date: None,
+        sample_users: None,
+        n_rows,
+        files_pruned: 0,
+    }
+}
+
+fn stages(of: &MemoryEstimate) -> [u64; 6] {
+    let MemoryEstimate {
+        base_bytes,
+        scan_bytes,
+        histories_bytes,
+        item_neighbors_bytes,
+        top_k_bytes,
+        peak_bytes,
+    } = *of;
+    [base_bytes, scan_bytes, histories_bytes, item_neighbors_bytes, top_k_bytes, peak_bytes]
+}
+
+/// Whether no stage of `more` is below that of `less`.
+fn at_least(more: &Plan, less: &Plan, threads: usize) -> bool {
+    let [more, less] = [more, less].map(|plan| stages(&predicted_memory(plan, threads)));
+    more.iter().zip(less).all(|(more, less)| *more >= less)
+}
+
+#[test]
+fn the_peak_is_that_of_the_largest_stage() {
+    for n_rows in [0, 1, 1_000, 20_000_000, 5_000_000_000] {
+        let of = predicted_memory(&plan(n_rows), 2);
+        let [base, stages @ .., peak] = stages(&of);
+        assert_eq!(stages.into_iter().max(), Some(peak));
+        assert!(stages.iter().all(|&stage| stage >= base), "{of:?}");
+    }
+    // A bound, not a guess: an empty run stays far below 1 GiB, and a row costs tens of bytes.
+    assert!(predicted_memory(&plan(0), 2).peak_bytes < 256 << 20);
+    let rows = 20_000_000;
+    let per_row = (predicted_memory(&plan(rows), 2).peak_bytes) / rows;
+    assert!((16..256).contains(&per_row), "{per_row} bytes a row");
+}
+
+proptest! {
+    #[test]
+    fn more_of_anything_never_needs_less(
+        n_rows in 0u64..1 << 36,
+        more in 0u64..1 << 34,
+        threads in 1usize..64,
+    ) {
+        let small = plan(n_rows);
+        prop_assert!(at_least(&plan(n_rows + more), &small, threads), "rows");
+        let [one, two] = [threads, threads + 1].map(|n| stages(&predicted_memory(&small, n)));
+        prop_assert!(one.iter().zip(two).all(|(one, two)| *one <= two), "threads");
+        let with = |change: &dyn Fn(&mut Plan)| {
+            let mut plan = small.clone();
+            change(&mut plan);
+            plan
+        };
+        let neighbors = with(&|plan| plan.spec.item_neighbors.as_mut().unwrap().n_neighbors = 500);
+        prop_assert!(at_least(&neighbors, &small, threads), "neighbors");
+        let lists = with(&|plan| plan.spec.top_k.as_mut().unwrap().k = 1_000);
+        prop_assert!(at_least(&lists, &small, threads), "k");
+        let text = with(&|plan| plan.user_id_type = IdType::Utf8);
+        prop_assert!(at_least(&text, &small, threads), "ids of users");
+        let text = with(&|plan| plan.item_id_type = IdType::Utf8);
+        prop_assert!(at_least(&text, &small, threads), "ids of items");
+        let ids = with(&|plan| plan.sources[0].columns.id = Some("id".to_owned()));
+        prop_assert!(at_least(&ids, &small, threads), "ids of events");
+        let wide = with(&|plan| plan.sources[0].files[0].row_groups[0].bytes <<= 10);
+        prop_assert!(at_least(&wide, &small, threads), "row groups");
+        let fewer = with(&|plan| plan.sample_users = Some(0.1));
+        prop_assert!(at_least(&small, &fewer, threads), "sampled users");
+    }
+}
+
+#[test]
+fn what_is_not_read_is_not_held() {
+    let all = plan(20_000_000);
+    let mut pruned = plan(1_000_000);
+    // The footers of files that are left out count for the shards alone.
+    pruned.n_rows = all.n_rows;
+    assert_eq!(
+        predicted_memory(&pruned, 2).peak_bytes,
+        predicted_memory(&plan(1_000_000), 2).peak_bytes
+    );
+    let mut sampled = all.clone();
+    sampled.sample_users = Some(0.01);
+    let [all, sampled] = [all, sampled].map(|plan| predicted_memory(&plan, 2));
+    let rows_of = |of: MemoryEstimate| of.peak_bytes - of.base_bytes;
+    assert!(rows_of(sampled) < rows_of(all) / 50);
+    assert_eq!(sampled.base_bytes, all.base_bytes);
+}
+
+#[test]
+fn a_plan_over_the_limit_is_refused_with_what_helps() {
+    let mut plan = plan(20_000_000);
+    let needed = predicted_memory(&plan, 2).peak_bytes;
+    plan.spec.limits.memory_bytes_max.0 = needed;
+    assert!(check(&plan, 2).is_ok(), "the limit itself is allowed");
+    plan.spec.limits.memory_bytes_max.0 = needed - 1;
+    let error = check(&plan, 2).unwrap_err();
+    assert_eq!(exit_code(&error), code::CONFIG);
+    let expected = format!(
+        "the run may need {} MiB of memory and limits.memory_bytes_max is {} MiB; raise it, or \
+         read less (history.window_days with partition_date, --sample-users)",
+        needed.div_ceil(1 << 20),
+        (needed - 1) >> 20
+    );
+    assert_eq!(format!("{error:#}"), expected);
+    assert!(check(&plan, 1).is_ok(), "a thread less needs less");
+}
