@@ -41,6 +41,8 @@ mod pairs;
 mod triangle;
 
 #[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
 mod tests;
 
 pub use explain::explain;

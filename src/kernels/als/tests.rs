@@ -14,25 +14,25 @@ use crate::types::{ItemIdx, ItemLists};
 
 /// A log of a few shards.
 #[derive(Clone, Debug)]
-struct Log {
-    n_items: usize,
-    n_factors: usize,
-    objective: Objective,
-    shards: Vec<Shard>,
+pub(super) struct Log {
+    pub(super) n_items: usize,
+    pub(super) n_factors: usize,
+    pub(super) objective: Objective,
+    pub(super) shards: Vec<Shard>,
 }
 
 #[derive(Clone, Debug)]
-struct Shard {
-    interactions: ItemLists,
-    confidences: Vec<f32>,
+pub(super) struct Shard {
+    pub(super) interactions: ItemLists,
+    pub(super) confidences: Vec<f32>,
 }
 
 impl Shard {
-    fn users(&self) -> Users<'_> {
+    pub(super) fn users(&self) -> Users<'_> {
         Users { interactions: &self.interactions, confidences: &self.confidences, solved: None }
     }
 
-    fn n_users(&self) -> usize {
+    pub(super) fn n_users(&self) -> usize {
         self.interactions.ends.len()
     }
 }
@@ -92,24 +92,24 @@ impl Log {
         factors
     }
 
-    fn system<'a>(&self, factors: &'a [f32], gram: &'a [f32]) -> System<'a> {
+    pub(super) fn system<'a>(&self, factors: &'a [f32], gram: &'a [f32]) -> System<'a> {
         System { fixed: self.fixed(factors), gram, unobserved: self.objective.unobserved() }
     }
 
-    fn fixed<'a>(&self, factors: &'a [f32]) -> Fixed<'a> {
+    pub(super) fn fixed<'a>(&self, factors: &'a [f32]) -> Fixed<'a> {
         let (n_factors, base) = (self.n_factors, self.objective.base());
         Fixed { factors, n_factors, stride: stride(n_factors), base }
     }
 
-    fn params(&self, solver: Solver) -> Params<'_> {
+    pub(super) fn params(&self, solver: Solver) -> Params<'_> {
         Params { objective: &self.objective, solver, n_items: self.n_items as u64 }
     }
 
-    fn n_users(&self) -> usize {
+    pub(super) fn n_users(&self) -> usize {
         self.shards.iter().map(Shard::n_users).sum()
     }
 
-    fn by_item(&self) -> ByItem {
+    pub(super) fn by_item(&self) -> ByItem {
         let shards = self.shards.iter().enumerate().map(|(at, shard)| (at as u32, shard.users()));
         ByItem::new(shards, self.n_items)
     }
@@ -130,7 +130,7 @@ impl Log {
         pairs
     }
 
-    fn lambdas_of_items(&self) -> Vec<f32> {
+    pub(super) fn lambdas_of_items(&self) -> Vec<f32> {
         let lambda = |item| {
             let pairs = self.of_item(item);
             let positive = pairs.iter().filter(|(_, confidence)| *confidence > 0.0).count() as u64;
