@@ -8,7 +8,9 @@ for DuckDB must load, and its rows must go into the table that the DDL makes.
 import json, pathlib, re, sys
 
 import duckdb
+import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 out = pathlib.Path(sys.argv[1])
 schemas = pathlib.Path(__file__).resolve().parent.parent / "schemas"
@@ -25,30 +27,49 @@ def documented(table):
     rows = []
     for line in (schemas / f"{table}.md").read_text().splitlines():
         cells = [cell.strip().strip("`") for cell in line.split("|")[1:-1]]
-        if len(cells) >= 4 and cells[0] not in ("column", "") and not cells[0].startswith("-"):
-            rows.append(cells)
+        if len(cells) == 7 and cells[0] != "column" and not cells[0].startswith("-"):
+            rows.append((cells[0], cells[1], cells[5] == "yes"))
     return rows
 
 
+def arrow_name(kind):
+    """The name of a pyarrow type as the pages write it."""
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        nullable = "nullable" if kind.value_field.nullable else "not null"
+        return f"List of {arrow_name(kind.value_type)}, elements {nullable}"
+    if pa.types.is_timestamp(kind):
+        return f"Timestamp({kind.unit}, {kind.tz})"
+    names = {"string": "Utf8", "large_string": "LargeUtf8", "binary": "Binary", "large_binary": "LargeBinary",
+             "float": "Float32", "double": "Float64", "int64": "Int64", "int32": "Int32", "bool": "Boolean"}
+    return names[str(kind)]
+
+
+def wanted(name):
+    """A documented type with the id types of this log filled in."""
+    name = name.replace("FixedSizeList or List", "List")
+    return name.replace("item id type", id_types["item"]).replace("user id type", id_types["user"])
+
+
+id_types = {"item": arrow_name(pq.read_schema(files["items"][0]).field("item_id").type),
+            "user": arrow_name(pq.read_schema(files["users"][0]).field("user_id").type)}
 problems, checked = [], 0
 for table, paths in sorted(files.items()):
     arrow = ds.dataset(paths, format="parquet").to_table()
     rows = sum(file["rows"] for file in manifest["files"] if file["table"] == table)
     if arrow.num_rows != rows:
         problems.append(f"{table}: {arrow.num_rows} rows, the manifest says {rows}")
-    names = [row[0] for row in documented(table)]
+    names = [name for name, _, _ in documented(table)]
     if arrow.schema.names != names:
         problems.append(f"{table}: columns {arrow.schema.names}, documented {names}")
-    for row in documented(table):
-        field, text = arrow.schema.field(row[0]), " ".join(row[1:])
-        kind = re.sub("^(fixed_size_)?list<element: ", "", str(field.type)).rstrip(">").split("[")[0].split(" ")[0]
-        wanted = {"string": "Utf8", "large_string": "LargeUtf8", "float": "Float32", "double": "Float64",
-                  "int64": "Int64", "int32": "Int32", "bool": "Boolean", "timestamp": "Timestamp"}[kind]
-        is_id = re.search(r"\bid\b", text) and row[0].removesuffix("s").endswith("_id")
-        if wanted.lower() not in text.lower().replace("bool", "boolean") and not is_id:
-            problems.append(f"{table}.{row[0]} is {field.type}, documented {text}")
-        if not field.nullable and arrow[row[0]].null_count:
-            problems.append(f"{table}.{row[0]} holds nulls")
+        continue
+    for name, kind, nullable in documented(table):
+        field = arrow.schema.field(name)
+        if arrow_name(field.type) != wanted(kind):
+            problems.append(f"{table}.{name} is {field.type}, documented {kind}")
+        if field.nullable != nullable:
+            problems.append(f"{table}.{name}: nullable is {field.nullable}, documented {nullable}")
+        if not nullable and arrow[name].null_count:
+            problems.append(f"{table}.{name} holds nulls")
         checked += 1
     base = duckdb.connect()
     ddl = (schemas / f"{table}.duckdb.sql").read_text()

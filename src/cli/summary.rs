@@ -12,7 +12,7 @@ use super::published::{Published, UserList};
 use super::{SpecArgs, published};
 use crate::job::Spec;
 use crate::run::Outcome;
-use crate::store::{IoRuntime, Manifest, Output};
+use crate::store::{IoRuntime, Manifest, Output, PublishedFile};
 
 const EXAMPLES: usize = 3;
 const ENTRIES: usize = 4;
@@ -144,11 +144,19 @@ fn how_to_open(manifest: &Manifest, spec: &Spec, args: &SpecArgs) -> String {
         .or(manifest.files.first());
     let Some(file) = file else { return String::new() };
     let parent = Path::new(&file.path).parent().unwrap_or(Path::new("")).display().to_string();
-    format!(
-        "\nopen them in DuckDB\n  SELECT * FROM read_parquet('{}/{parent}/*.parquet') LIMIT 20;\n\
-         look closer\n  tidemill show {} --user ID     tidemill show {} --item ID",
-        folder(spec, args),
-        args.spec.display(),
-        args.spec.display(),
-    )
+    let (folder, job) = (folder(spec, args), args.spec.display());
+    let mut out = format!(
+        "\nopen them in DuckDB\n  SELECT * FROM read_parquet('{folder}/{parent}/*.parquet') LIMIT 20;\n\
+         look closer\n  tidemill show {job} --user ID     tidemill show {job} --item ID"
+    );
+    let index = manifest.files.iter().find(|file| file.path.ends_with(".faiss"));
+    if let Some(PublishedFile { path, .. }) = index {
+        let _ = write!(
+            out,
+            "\nopen the index in FAISS, or ask it without Python\n  \
+             index = faiss.read_index('{folder}/{path}')\n  \
+             tidemill search {folder}/{path} --item ID"
+        );
+    }
+    out
 }

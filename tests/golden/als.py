@@ -10,7 +10,9 @@ them anew and fails where a committed number is further off than 1e-6 (implicit:
 One iteration solves all users from the items, then all items from the users. A user and an item
 have no events and one user has negative weights alone: they get zeros.
 """
-import importlib.util, json, pathlib, re, sys
+import importlib.util, json, os, pathlib, re, sys
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small matrices, and implicit asks for it
 
 import numpy as np
 

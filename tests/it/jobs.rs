@@ -28,5 +28,5 @@ fn every_job_plans() {
         assert_eq!(plan["plan"]["n_rows"], 20_000, "{}", path.display());
         n_jobs += 1;
     }
-    assert!(n_jobs >= 4, "{n_jobs} jobs");
+    assert!(n_jobs >= 5, "{n_jobs} jobs");
 }

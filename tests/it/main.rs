@@ -14,3 +14,4 @@ mod layers;
 mod oracle;
 mod real_logs;
 mod same_bytes;
+mod vectors;
