@@ -1,7 +1,7 @@
 //! Factors from the log to the answers of a vector file.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -56,7 +56,7 @@ fn vector_files(sandbox: &Sandbox, outcome: &Value, table: &str) -> Vec<PathBuf>
     of_table.map(|file| sandbox.path("out").join(file["path"].as_str().unwrap())).collect()
 }
 
-fn search(sandbox: &Sandbox, file: &PathBuf, of: &[&str]) -> Value {
+fn search(sandbox: &Sandbox, file: &Path, of: &[&str]) -> Value {
     let args = [&["search", file.to_str().unwrap(), "--json", "--k", "6"], of].concat();
     let output = sandbox.tidemill(&args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
