@@ -39,7 +39,7 @@ impl Spec {
             check_keys(log, &path)?;
             for (event, weight) in &log.weights {
                 let path = join(&join(&path, "weights"), event);
-                check_weight(weight, log, &path)?;
+                check_weight(weight, log, self.als.is_some(), &path)?;
                 check_undoes(event, weight, &listed, &path)?;
             }
         }
@@ -203,18 +203,18 @@ fn check_keys(log: &Events, path: &str) -> Result<(), SpecError> {
     }
 }
 
-fn check_weight(weight: &Weight, log: &Events, path: &str) -> Result<(), SpecError> {
+fn check_weight(weight: &Weight, log: &Events, als: bool, path: &str) -> Result<(), SpecError> {
     let refuse = |value: &dyn ToString, problem: &str| {
         Err(SpecError::value(join(path, "weight"), value.to_string(), problem))
     };
     let units = weight.weight * AFFINITY_ONE as f64;
-    if weight.weight < 0.0 {
-        return refuse(&weight.weight, "negative weights are for ALS only; use 0 or more");
+    if weight.weight < 0.0 && !als {
+        return refuse(&weight.weight, "below 0 it is for ALS alone; add [als], or use 0 or more");
     }
-    if weight.weight > WEIGHT_MAX {
+    if weight.weight.abs() > WEIGHT_MAX {
         return refuse(&weight.weight, "must be at most 1e9; only ratios count, so scale all down");
     }
-    if weight.weight > 0.0 && units.round() < 1.0 {
+    if weight.weight != 0.0 && units.abs().round() < 1.0 {
         return refuse(&weight.weight, "rounds to 0 in units of 2^-16; scale all weights up");
     }
     check_value_keys(weight, log, path)

@@ -46,7 +46,7 @@ fn without_time() -> String {
 #[test]
 fn weights_must_count_something() {
     let view = "events.0.weights.view";
-    refuses(BASE, &[(view, "-1")], "view.weight\" = -1: negative weights are for ALS only");
+    refuses(BASE, &[(view, "-1")], "view.weight\" = -1: below 0 it is for ALS alone; add [als]");
     refuses(BASE, &[(view, "1e10")], "must be at most 1e9");
     refuses(BASE, &[(view, "1e-6")], "rounds to 0 in units of 2^-16; scale all weights up");
     refuses(BASE, &[(view, "inf")], "must be a finite number");

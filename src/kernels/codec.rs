@@ -95,6 +95,8 @@ mod tests {
                 user_ids: Ids::Int((0..users.len() as i64).collect()),
                 interactions: lists.clone(),
                 affinities: weights.clone(),
+                dislikes: ItemLists::default(),
+                dislike_affinities: Vec::new(),
                 seen: ItemLists::default(),
                 segments: Vec::new(),
                 facts: Vec::new(),

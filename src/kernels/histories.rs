@@ -13,7 +13,7 @@ use crate::types::{AFFINITY_ONE, Histories, IdRef, Ids, ItemIdx, ItemLists, User
 /// What one kind of event means.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventKind {
-    /// Weight of an event with value 1; not negative.
+    /// Weight of an event with value 1. Below 0 it speaks against the item: see [`Histories::dislikes`].
     pub weight: f64,
     /// How the value enters the weight.
     pub transform: ValueTransform,
@@ -86,10 +86,8 @@ impl Filtered {
 #[derive(Debug)]
 pub struct Draft {
     user_ids: Ids,
-    ends: Vec<u32>,
-    /// Ascending per user, or newest first where the user has more than the cap.
-    items: Vec<u32>,
-    affinities: Vec<i64>,
+    history: DraftPairs,
+    dislikes: DraftPairs,
     seen_ends: Vec<u32>,
     seen: Vec<u32>,
     facts: Vec<UserFacts>,
@@ -111,9 +109,72 @@ impl Draft {
     /// Bytes held on the heap.
     pub fn heap_bytes(&self) -> usize {
         self.user_ids.heap_bytes()
-            + 4 * (self.items.capacity() + self.seen.capacity() + self.ends.capacity())
-            + 8 * self.affinities.capacity()
+            + self.history.heap_bytes()
+            + self.dislikes.heap_bytes()
+            + 4 * (self.seen.capacity() + self.seen_ends.capacity())
             + size_of::<UserFacts>() * self.facts.capacity()
+    }
+}
+
+/// Items and affinities of consecutive users, end to end.
+#[derive(Debug, Default)]
+struct DraftPairs {
+    ends: Vec<u32>,
+    /// Ascending per user, or newest first where the user has more than the cap.
+    items: Vec<u32>,
+    affinities: Vec<i64>,
+}
+
+impl DraftPairs {
+    /// Appends one user. Users over the cap are kept newest first, so that the cap can be applied
+    /// after the support filter without keeping a time per pair.
+    fn push(&mut self, pairs: &mut [Pair], cap: usize) {
+        if pairs.len() > cap {
+            pairs.sort_unstable_by(|a, b| b.last_us.cmp(&a.last_us).then(a.item.cmp(&b.item)));
+        }
+        self.items.extend(pairs.iter().map(|pair| pair.item));
+        self.affinities.extend(pairs.iter().map(|pair| pair.affinity));
+        self.ends.push(u32::try_from(self.items.len()).expect("a shard holds under 2^32 pairs"));
+    }
+
+    fn shrink_to_fit(&mut self) {
+        self.ends.shrink_to_fit();
+        self.items.shrink_to_fit();
+        self.affinities.shrink_to_fit();
+    }
+
+    fn heap_bytes(&self) -> usize {
+        4 * (self.items.capacity() + self.ends.capacity()) + 8 * self.affinities.capacity()
+    }
+
+    /// Drops items without an index, renumbers, caps and sorts.
+    fn finish(self, idx_of_rank: &[u32], cap: usize) -> (ItemLists, Vec<i64>, Dropped) {
+        let (mut dropped, mut start) = (Dropped::default(), 0);
+        let mut kept = ItemLists { ends: Vec::with_capacity(self.ends.len()), items: Vec::new() };
+        kept.items.reserve(self.items.len());
+        let mut affinities = Vec::with_capacity(self.items.len());
+        let mut pairs: Vec<(ItemIdx, i64)> = Vec::new();
+        for end in self.ends.iter().map(|&end| end as usize) {
+            pairs.clear();
+            pairs.extend((start..end).filter_map(|place| {
+                let idx = idx_of_rank[self.items[place] as usize];
+                (idx != u32::MAX).then_some((ItemIdx(idx), self.affinities[place]))
+            }));
+            dropped.too_few_users += (end - start - pairs.len()) as u64;
+            if pairs.len() > cap {
+                dropped.over_cap += (pairs.len() - cap) as u64;
+                dropped.users_over_cap += 1;
+                pairs.truncate(cap);
+            }
+            pairs.sort_unstable_by_key(|&(item, _)| item);
+            kept.items.extend(pairs.iter().map(|&(item, _)| item));
+            affinities.extend(pairs.iter().map(|&(_, affinity)| affinity));
+            kept.ends.push(kept.items.len() as u32);
+            start = end;
+        }
+        kept.items.shrink_to_fit();
+        affinities.shrink_to_fit();
+        (kept, affinities, dropped)
     }
 }
 
@@ -226,7 +287,9 @@ struct Builder<'a> {
     params: Params<'a>,
     totals: &'a ItemTotals,
     draft: Draft,
+    /// What the user at hand likes, and what they do not.
     pairs: Vec<Pair>,
+    dislikes: Vec<Pair>,
     /// Segment of the user at hand, `u32::MAX` for none.
     segment: u32,
     /// Per group, the events of the item at hand that may still be taken back.
@@ -238,9 +301,8 @@ impl<'a> Builder<'a> {
     fn new(params: Params<'a>, totals: &'a ItemTotals, user_ids: Ids) -> Self {
         let draft = Draft {
             user_ids,
-            ends: Vec::new(),
-            items: Vec::new(),
-            affinities: Vec::new(),
+            history: DraftPairs::default(),
+            dislikes: DraftPairs::default(),
             seen_ends: Vec::new(),
             seen: Vec::new(),
             facts: Vec::new(),
@@ -255,6 +317,7 @@ impl<'a> Builder<'a> {
             totals,
             draft,
             pairs: Vec::new(),
+            dislikes: Vec::new(),
             segment: u32::MAX,
             open,
             counts: Vec::new(),
@@ -272,6 +335,7 @@ impl<'a> Builder<'a> {
             UserFacts { first_event_us: i64::MAX, last_event_us: i64::MIN, ..UserFacts::default() };
         self.segment = self.params.segment_of.map_or(u32::MAX, |segment_of| segment_of(id));
         self.pairs.clear();
+        self.dislikes.clear();
         for of_item in events.chunk_by(|a, b| a.item == b.item) {
             self.item(of_item, &mut facts);
         }
@@ -307,6 +371,7 @@ impl<'a> Builder<'a> {
         self.take_back(events);
         let Params { kinds, calendar, .. } = self.params;
         let (mut seen, mut affinity, mut last_us) = (false, 0i64, i64::MIN);
+        let (mut against, mut last_against_us) = (0i64, i64::MIN);
         let (mut n_events, mut weight, mut newer) = (0i64, 0i64, 0i64);
         for (event, _) in events.iter().zip(&self.counts).filter(|(_, counts)| **counts) {
             let kind = &kinds[usize::from(event.kind)];
@@ -321,10 +386,16 @@ impl<'a> Builder<'a> {
             }
             let value = f64::from(f32::from_bits(event.value_bits));
             let event_weight = event_weight(kind.weight, value, kind.transform, kind.value_max);
-            let event_affinity = calendar.decay.affinity(event_weight, event.time).unwrap_or(MAX);
+            let event_affinity = calendar.decay.affinity(event_weight.abs(), event.time);
+            let event_affinity = event_affinity.unwrap_or(MAX);
             if event_affinity == 0 {
                 self.draft.filtered.faded += 1;
                 self.draft.rows_used -= 1;
+                continue;
+            }
+            if event_weight < 0.0 {
+                against = against.saturating_add(event_affinity).min(MAX);
+                last_against_us = last_against_us.max(event.time);
                 continue;
             }
             n_events += 1;
@@ -339,6 +410,10 @@ impl<'a> Builder<'a> {
             facts.events += n_events as u32;
             self.pairs.push(Pair { item, affinity, last_us });
             self.add_to_sums(item, PairSums { events: n_events, weight, affinity, newer });
+        }
+        if against > 0 {
+            self.dislikes.push(Pair { item, affinity: -against, last_us: last_against_us });
+            self.totals.add_heaviest(against);
         }
         if seen {
             self.draft.seen.push(item);
@@ -383,17 +458,12 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Writes the user at hand. Users over the cap are kept newest first, so that the cap can be
-    /// applied after the support filter without keeping a time per pair.
+    /// Writes the user at hand.
     fn close_user(&mut self, id: IdRef<'_>, facts: UserFacts) {
-        if self.pairs.len() > self.params.interactions_per_user_max {
-            self.pairs.sort_unstable_by(|a, b| b.last_us.cmp(&a.last_us).then(a.item.cmp(&b.item)));
-        }
-        let draft = &mut self.draft;
+        let (draft, cap) = (&mut self.draft, self.params.interactions_per_user_max);
         draft.user_ids.push(id);
-        draft.items.extend(self.pairs.iter().map(|pair| pair.item));
-        draft.affinities.extend(self.pairs.iter().map(|pair| pair.affinity));
-        draft.ends.push(u32::try_from(draft.items.len()).expect("a shard holds under 2^32 pairs"));
+        draft.history.push(&mut self.pairs, cap);
+        draft.dislikes.push(&mut self.dislikes, cap);
         draft.seen_ends.push(u32::try_from(draft.seen.len()).expect("a shard: under 2^32 pairs"));
         draft.facts.push(facts);
         if self.params.segment_of.is_some() {
@@ -403,10 +473,9 @@ impl<'a> Builder<'a> {
 
     fn finish(mut self) -> Draft {
         let draft = &mut self.draft;
-        draft.items.shrink_to_fit();
-        draft.affinities.shrink_to_fit();
+        draft.history.shrink_to_fit();
+        draft.dislikes.shrink_to_fit();
         draft.seen.shrink_to_fit();
-        draft.ends.shrink_to_fit();
         draft.seen_ends.shrink_to_fit();
         draft.facts.shrink_to_fit();
         self.draft
@@ -443,7 +512,8 @@ pub struct Dropped {
 /// Finishes a shard: drops items without an index, renumbers, caps and sorts.
 ///
 /// - `idx_of_rank`: the index of each item kept, `u32::MAX` for the others; ascending where kept.
-/// - The newest `interactions_per_user_max` items stay, ties to the lower item.
+/// - The newest `interactions_per_user_max` items stay, ties to the lower item; as many of what the
+///   user dislikes, which is not counted.
 /// - Items of the seen set that are not kept are dropped: nobody can be recommended them.
 pub fn finish(
     draft: Draft,
@@ -451,37 +521,23 @@ pub fn finish(
     idx_of_rank: &[u32],
     interactions_per_user_max: usize,
 ) -> (Histories, Dropped) {
-    let mut dropped = Dropped::default();
-    let Draft { user_ids, ends, items, affinities, seen_ends, seen, facts, segments, .. } = draft;
-    let (mut kept_ends, mut kept_items, mut kept_affinities) =
-        (Vec::with_capacity(ends.len()), Vec::with_capacity(items.len()), Vec::new());
-    kept_affinities.reserve(items.len());
-    let mut pairs: Vec<(ItemIdx, i64)> = Vec::new();
-    let mut start = 0;
-    for end in ends.iter().map(|&end| end as usize) {
-        pairs.clear();
-        pairs.extend((start..end).filter_map(|place| {
-            let idx = idx_of_rank[items[place] as usize];
-            (idx != u32::MAX).then_some((ItemIdx(idx), affinities[place]))
-        }));
-        dropped.too_few_users += (end - start - pairs.len()) as u64;
-        if pairs.len() > interactions_per_user_max {
-            dropped.over_cap += (pairs.len() - interactions_per_user_max) as u64;
-            dropped.users_over_cap += 1;
-            pairs.truncate(interactions_per_user_max);
-        }
-        pairs.sort_unstable_by_key(|&(item, _)| item);
-        kept_items.extend(pairs.iter().map(|&(item, _)| item));
-        kept_affinities.extend(pairs.iter().map(|&(_, affinity)| affinity));
-        kept_ends.push(kept_items.len() as u32);
-        start = end;
-    }
-    kept_items.shrink_to_fit();
-    kept_affinities.shrink_to_fit();
-    let interactions = ItemLists { ends: kept_ends, items: kept_items };
+    let Draft { user_ids, history, dislikes, seen_ends, seen, facts, segments, .. } = draft;
+    let (interactions, affinities, dropped) =
+        history.finish(idx_of_rank, interactions_per_user_max);
+    let (dislikes, dislike_affinities, _) = dislikes.finish(idx_of_rank, interactions_per_user_max);
     let seen = finish_seen(&seen_ends, &seen, idx_of_rank);
-    let affinities = kept_affinities;
-    (Histories { shard, user_ids, interactions, affinities, seen, segments, facts }, dropped)
+    let histories = Histories {
+        shard,
+        user_ids,
+        interactions,
+        affinities,
+        dislikes,
+        dislike_affinities,
+        seen,
+        segments,
+        facts,
+    };
+    (histories, dropped)
 }
 
 fn finish_seen(ends: &[u32], seen: &[u32], idx_of_rank: &[u32]) -> ItemLists {

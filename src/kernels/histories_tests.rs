@@ -51,6 +51,7 @@ struct Outcome {
 #[derive(Debug, PartialEq)]
 struct User {
     history: Vec<(ItemIdx, i64)>,
+    dislikes: Vec<(ItemIdx, i64)>,
     seen: Vec<ItemIdx>,
     segment: Option<u32>,
     facts: UserFacts,
@@ -99,6 +100,7 @@ fn twin(rows: &[Row], setup: &Setup) -> Outcome {
     };
     let mut pairs: BTreeMap<u32, BTreeMap<u32, Pair>> = BTreeMap::new();
     let mut seen: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+    let mut dislikes: BTreeMap<u32, BTreeMap<u32, Pair>> = BTreeMap::new();
     for user in rows.iter().map(|row| row.user).collect::<BTreeSet<_>>() {
         let mut log: Vec<Row> = rows.iter().copied().filter(|row| row.user == user).collect();
         log.sort_by_key(|row| {
@@ -114,6 +116,10 @@ fn twin(rows: &[Row], setup: &Setup) -> Outcome {
         let marks = standing.iter().filter(|row| marks_seen(row, setup));
         seen.insert(user, marks.map(|row| row.item).collect());
         let counting = counting(&standing, setup, &mut outcome);
+        let (likes, against): (Vec<Row>, Vec<Row>) =
+            counting.into_iter().partition(|row| setup.weight(row) > 0.0);
+        dislikes.insert(user, dislikes_of(&against, setup));
+        let counting = likes;
         pairs.insert(user, pairs_of(user, &counting, setup, &mut outcome));
         outcome.users.insert(user, user_of(user, &log, &counting, setup));
     }
@@ -121,6 +127,7 @@ fn twin(rows: &[Row], setup: &Setup) -> Outcome {
     for (user, of_user) in &mut outcome.users {
         of_user.seen = seen[user].iter().filter_map(|item| kept.get(item).copied()).collect();
         of_user.history = history(&pairs[user], &kept, setup.cap, &mut outcome.dropped);
+        of_user.dislikes = history(&dislikes[user], &kept, setup.cap, &mut Dropped::default());
     }
     outcome
 }
@@ -229,10 +236,22 @@ fn pairs_of(
     pairs
 }
 
+/// What events with negative weights add up to, by item; no sum and no support knows of them.
+fn dislikes_of(against: &[Row], setup: &Setup) -> BTreeMap<u32, Pair> {
+    let mut pairs: BTreeMap<u32, Pair> = BTreeMap::new();
+    for row in against {
+        let pair = pairs.entry(row.item).or_insert(Pair { affinity: 0, last_us: i64::MIN });
+        pair.affinity += setup.affinity(row);
+        pair.last_us = pair.last_us.max(row.time);
+    }
+    pairs
+}
+
 fn user_of(user: u32, log: &[Row], counting: &[Row], setup: &Setup) -> User {
     let items: BTreeSet<u32> = counting.iter().map(|row| row.item).collect();
     User {
         history: Vec::new(),
+        dislikes: Vec::new(),
         seen: Vec::new(),
         segment: setup.has_segments.then(|| segment_of(user)),
         facts: UserFacts {
@@ -359,9 +378,12 @@ fn users_of(histories: &Histories) -> BTreeMap<u32, User> {
     let user = |row: usize| {
         let (items, affinities) = histories.of(row);
         let history = items.iter().copied().zip(affinities.iter().copied()).collect();
+        let range = histories.dislikes.range(row);
+        let of_dislikes = histories.dislike_affinities[range].iter().copied();
+        let dislikes = histories.dislikes.of(row).iter().copied().zip(of_dislikes).collect();
         let segment = histories.segments.get(row).copied();
         let seen = histories.seen.of(row).to_vec();
-        User { history, seen, segment, facts: histories.facts[row] }
+        User { history, dislikes, seen, segment, facts: histories.facts[row] }
     };
     ids.iter().enumerate().map(|(row, id)| (number_of(*id), user(row))).collect()
 }
@@ -389,7 +411,8 @@ fn kinds() -> Vec<EventKind> {
         EventKind { weight: 0.25, group: 4, excludes_item: true, ..view.clone() },
         // The second log's purchases: another weight, the same group.
         EventKind { weight: 0.5, ..linear },
-        EventKind { weight: 0.0, group: 5, undoes: Some(3), ..view },
+        EventKind { weight: 0.0, group: 5, undoes: Some(3), ..view.clone() },
+        EventKind { weight: -2.0, group: 6, ..view },
     ]
 }
 

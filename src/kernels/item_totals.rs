@@ -83,7 +83,12 @@ impl ItemTotals {
         sums[2].fetch_add(pair.weight, Relaxed);
         sums[3].fetch_add(pair.affinity, Relaxed);
         sums[4].fetch_add(pair.newer, Relaxed);
-        let heaviest = pair.weight.max(pair.affinity);
+        self.add_heaviest(pair.weight.max(pair.affinity));
+    }
+
+    /// Notes a weight or affinity that no sum holds.
+    #[inline]
+    pub fn add_heaviest(&self, heaviest: i64) {
         if heaviest > self.heaviest.load(Relaxed) {
             self.heaviest.fetch_max(heaviest, Relaxed);
         }

@@ -25,7 +25,7 @@ use crate::kernels::als::tree::{TreeSum, aligned_subtrees};
 use crate::kernels::als::users::{Params, Users, solve_users};
 use crate::kernels::als::{Fixed, Objective, Solver, stride};
 use crate::kernels::factor_scores::PackedItems;
-use crate::types::{Histories, Ids};
+use crate::types::{Histories, Ids, ItemLists};
 
 /// Factors of all items, and of the users of this process.
 pub(super) struct Factors {
@@ -41,8 +41,8 @@ pub(super) struct Factors {
     pub(super) users: Vec<Vec<f32>>,
     /// Gram matrix of the items.
     pub(super) gram: Vec<f32>,
-    /// Signed confidences of each shard's interactions.
-    pub(super) confidences: Vec<Vec<f32>>,
+    /// What each shard's users say of items.
+    pub(super) observed: Vec<Observed>,
     /// What was minimized.
     pub(super) objective: Objective,
     /// Loss after each iteration.
@@ -64,8 +64,7 @@ impl Factors {
     /// The users of a shard of this process, and their factors.
     pub(super) fn of_shard<'a>(&'a self, shard: &'a Histories) -> (Users<'a>, &'a [f32]) {
         let at = (shard.shard - self.first_shard) as usize;
-        let (interactions, confidences) = (&shard.interactions, &self.confidences[at]);
-        (Users { interactions, confidences, solved: None }, &self.users[at])
+        (self.observed[at].users(shard, None), &self.users[at])
     }
 
     /// The factors of items, to be multiplied.
@@ -158,8 +157,8 @@ struct Fit<'a> {
     solver: Solver,
     n_factors: usize,
     stride: usize,
-    /// Signed confidences of each shard.
-    confidences: Vec<Vec<f32>>,
+    /// What each shard's users say of items.
+    observed: Vec<Observed>,
     /// Whether each user of each shard takes part.
     fitted: Vec<Vec<bool>>,
     by_item: ByItem,
@@ -179,7 +178,7 @@ struct Fit<'a> {
 impl<'a> Fit<'a> {
     fn new(worker: &mut Worker<'_>, prepared: &'a Prepared, section: &Als) -> Result<Self> {
         let (objective, n_factors) = (section.objective(), section.n_factors);
-        let confidences = agree(worker.shell, confidences(prepared, &objective))?;
+        let observed = agree(worker.shell, observed(prepared, &objective))?;
         let takes_part = |shard: &Histories| {
             let n_items = |user| shard.interactions.range(user).len();
             let min = section.interactions_per_user_min;
@@ -187,11 +186,10 @@ impl<'a> Fit<'a> {
         };
         let fitted: Vec<Vec<bool>> = prepared.shards.iter().map(takes_part).collect();
         let n_items = prepared.item_ids.len();
-        let shards = prepared.shards.iter().zip(confidences.iter().zip(&fitted));
+        let shards = prepared.shards.iter().zip(observed.iter().zip(&fitted));
         let by_item = ByItem::new(
-            shards.map(|(shard, (confidences, fitted))| {
-                let interactions = &shard.interactions;
-                (shard.shard, Users { interactions, confidences, solved: Some(fitted) })
+            shards.map(|(shard, (observed, fitted))| {
+                (shard.shard, observed.users(shard, Some(fitted)))
             }),
             n_items,
         );
@@ -218,7 +216,7 @@ impl<'a> Fit<'a> {
             solver: section.solver(),
             n_factors,
             stride,
-            confidences,
+            observed,
             fitted,
             by_item,
             walk,
@@ -238,12 +236,11 @@ impl<'a> Fit<'a> {
     /// Each shard with its users of the fit and their factors' place.
     fn shards(&self) -> impl Iterator<Item = (u32, Users<'_>, Range<usize>)> {
         let mut start = 0;
-        let shards = self.prepared.shards.iter().zip(self.confidences.iter().zip(&self.fitted));
-        shards.map(move |(shard, (confidences, fitted))| {
+        let shards = self.prepared.shards.iter().zip(self.observed.iter().zip(&self.fitted));
+        shards.map(move |(shard, (observed, fitted))| {
             let end = start + shard.n_users() * self.stride;
             let place = std::mem::replace(&mut start, end)..end;
-            let interactions = &shard.interactions;
-            (shard.shard, Users { interactions, confidences, solved: Some(fitted) }, place)
+            (shard.shard, observed.users(shard, Some(fitted)), place)
         })
     }
 
@@ -447,9 +444,8 @@ impl<'a> Fit<'a> {
 
     /// Gives users who took no part their factors, and lets go of what only the fit needs.
     fn finish(self, worker: &mut Worker<'_>, losses: Vec<Loss>) -> Result<Factors> {
-        let Self {
-            prepared, objective, n_factors, stride, confidences, fitted, items, users, ..
-        } = self;
+        let Self { prepared, objective, n_factors, stride, observed, fitted, items, users, .. } =
+            self;
         drop(self.by_item);
         let gram = worker.pool.install(|| rounded(&gram(&items, n_factors)));
         let first_shard = prepared.shards.first().map_or(0, |shard| shard.shard);
@@ -460,7 +456,7 @@ impl<'a> Fit<'a> {
             items,
             users: Vec::with_capacity(prepared.shards.len()),
             gram,
-            confidences,
+            observed,
             objective,
             losses,
         };
@@ -472,11 +468,7 @@ impl<'a> Fit<'a> {
             let mut of_shard = of_shard.to_vec();
             if fitted.contains(&false) {
                 let others: Vec<bool> = fitted.iter().map(|fitted| !fitted).collect();
-                let users = Users {
-                    interactions: &shard.interactions,
-                    confidences: &factors.confidences[at],
-                    solved: Some(&others),
-                };
+                let users = factors.observed[at].users(shard, Some(&others));
                 let (system, params) = (factors.system(), factors.params());
                 let solved =
                     worker.pool.install(|| solve_users(&mut of_shard, users, system, params));
@@ -506,16 +498,37 @@ fn unsolved(when: &str, what: &str, ids: &Ids, first: usize, error: SolveError) 
     ))
 }
 
-/// Signed confidences of the interactions of each shard.
-fn confidences(prepared: &Prepared, objective: &Objective) -> Result<Vec<Vec<f32>>> {
-    let unit = prepared.calendar.decay.unit();
-    let of_shard = |shard: &Histories| -> Vec<f32> {
+/// What the users of a shard say of items, as ALS reads it.
+pub(super) struct Observed {
+    /// Items of each user, dislikes among them. Absent where there are none: then the history is it.
+    merged: Option<ItemLists>,
+    /// Signed confidence of each of them.
+    confidences: Vec<f32>,
+}
+
+impl Observed {
+    fn new(shard: &Histories, unit: f64, objective: &Objective) -> Self {
+        let merged = (!shard.dislikes.items.is_empty()).then(|| shard.with_dislikes());
+        let (merged, affinities) = merged.unzip();
+        let affinities = affinities.as_ref().unwrap_or(&shard.affinities);
         let confidence = |&affinity: &i64| objective.confidence(affinity as f64 * unit);
-        shard.affinities.par_iter().map(confidence).collect()
-    };
-    let confidences: Vec<Vec<f32>> = prepared.shards.iter().map(of_shard).collect();
-    if confidences.iter().flatten().all(|confidence| confidence.is_finite()) {
-        return Ok(confidences);
+        Self { merged, confidences: affinities.par_iter().map(confidence).collect() }
+    }
+
+    /// The users of `shard`, whose pairs these are.
+    fn users<'a>(&'a self, shard: &'a Histories, solved: Option<&'a [bool]>) -> Users<'a> {
+        let interactions = self.merged.as_ref().unwrap_or(&shard.interactions);
+        Users { interactions, confidences: &self.confidences, solved }
+    }
+}
+
+/// What the users of each shard say of items.
+fn observed(prepared: &Prepared, objective: &Objective) -> Result<Vec<Observed>> {
+    let unit = prepared.calendar.decay.unit();
+    let of_shard = |shard| Observed::new(shard, unit, objective);
+    let observed: Vec<Observed> = prepared.shards.iter().map(of_shard).collect();
+    if observed.iter().flat_map(|of| &of.confidences).all(|confidence| confidence.is_finite()) {
+        return Ok(observed);
     }
     Err(Refused::config(anyhow!(
         "als: the confidence of an interaction exceeds the range of 32-bit floats; lower als.alpha \

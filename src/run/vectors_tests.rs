@@ -86,6 +86,8 @@ fn shard(user_ids: Ids) -> Histories {
         user_ids,
         interactions: ItemLists::default(),
         affinities: Vec::new(),
+        dislikes: ItemLists::default(),
+        dislike_affinities: Vec::new(),
         seen: ItemLists::default(),
         segments: Vec::new(),
         facts: Vec::new(),

@@ -41,6 +41,10 @@ pub struct Histories {
     pub interactions: ItemLists,
     /// Affinity of each interaction in units of 2⁻¹⁶ at the reference time; positive.
     pub affinities: Vec<i64>,
+    /// Items that events with negative weights speak against, ascending per user; only ALS reads them.
+    pub dislikes: ItemLists,
+    /// What those events add up to, in the units of `affinities`; negative.
+    pub dislike_affinities: Vec<i64>,
     /// Items never to recommend again: seen or excluded; from the whole log, uncapped.
     pub seen: ItemLists,
     /// Segment of each user as an index into the plan's segments, `u32::MAX` for none.
@@ -53,7 +57,7 @@ pub struct Histories {
 /// Counts of one user over the log as read, before `as_of`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UserFacts {
-    /// Valid events in the window.
+    /// Valid events in the window that weigh more than 0.
     pub events: u32,
     /// Items with a positive affinity before support filter and cap.
     pub pairs: u32,
@@ -79,5 +83,63 @@ impl Histories {
     pub fn of(&self, row: usize) -> (&[ItemIdx], &[i64]) {
         let range = self.interactions.range(row);
         (&self.interactions.items[range.clone()], &self.affinities[range])
+    }
+
+    /// What each user says of items: affinities less what speaks against the item. Pairs that come
+    /// to 0 say nothing and are left out.
+    pub fn with_dislikes(&self) -> (ItemLists, Vec<i64>) {
+        let (mut net, mut affinities) = (ItemLists::default(), Vec::new());
+        for row in 0..self.n_users() {
+            let (items, of_items) = self.of(row);
+            let range = self.dislikes.range(row);
+            let mut liked = items.iter().zip(of_items).peekable();
+            let mut disliked = self.dislikes.items[range.clone()]
+                .iter()
+                .zip(&self.dislike_affinities[range])
+                .peekable();
+            loop {
+                let item = match (liked.peek(), disliked.peek()) {
+                    (Some((a, _)), Some((b, _))) => **a.min(b),
+                    (Some((item, _)), None) | (None, Some((item, _))) => **item,
+                    (None, None) => break,
+                };
+                let of_like = liked.next_if(|(other, _)| **other == item);
+                let of_dislike = disliked.next_if(|(other, _)| **other == item);
+                let sum = of_like.map_or(0, |(_, &a)| a) + of_dislike.map_or(0, |(_, &a)| a);
+                if sum != 0 {
+                    net.items.push(item);
+                    affinities.push(sum);
+                }
+            }
+            net.ends.push(net.items.len() as u32);
+        }
+        (net, affinities)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dislikes_are_taken_off_affinities() {
+        let lists = |ends: &[u32], items: &[u32]| ItemLists {
+            ends: ends.to_vec(),
+            items: items.iter().copied().map(ItemIdx).collect(),
+        };
+        let histories = Histories {
+            shard: 0,
+            user_ids: Ids::Int(vec![1, 2, 3]),
+            interactions: lists(&[3, 4, 4], &[0, 2, 5, 1]),
+            affinities: vec![10, 20, 30, 7],
+            dislikes: lists(&[4, 4, 5], &[0, 1, 2, 7, 3]),
+            dislike_affinities: vec![-4, -1, -20, -2, -9],
+            seen: ItemLists::default(),
+            segments: Vec::new(),
+            facts: Vec::new(),
+        };
+        let (net, affinities) = histories.with_dislikes();
+        assert_eq!(net, lists(&[4, 5, 6], &[0, 1, 5, 7, 1, 3]));
+        assert_eq!(affinities, [6, -1, 30, -2, 7, -9]);
     }
 }

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use std::sync::Arc;
+
+use arrow::array::{AsArray, Int64Array, StringArray};
+use arrow::datatypes::Float32Type;
 use serde_json::Value;
 
-use crate::fixture::{Sandbox, column};
+use crate::fixture::{Sandbox, batch, column};
 
 const SPEC: &str = r#"
 name = "vectors"
@@ -116,4 +120,69 @@ fn arrays_of_users_have_the_rows_of_their_shards_tables() {
         assert!(header.contains(&format!("({rows}, 8)")), "{header}");
         assert_eq!(bytes.len(), 128 + rows * 8 * 4);
     }
+}
+
+const DISLIKES: &str = r#"
+name = "dislikes"
+[[events]]
+url = "log.parquet"
+columns = { user = "user", item = "item", event = "event" }
+[events.weights]
+view = 1.0
+dislike = -6.0
+[popularity]
+[als]
+n_factors = 4
+regularization = 0.1
+[output]
+url = "out/"
+"#;
+
+/// Users of two tastes; the first user of each dislikes an item that all others of the taste have.
+fn tastes(with_dislikes: bool) -> (Sandbox, Value) {
+    let mut rows: Vec<(i64, i64, &str)> = Vec::new();
+    for user in 0..40i64 {
+        let items = if user % 2 == 0 { 0..6 } else { 6..12 };
+        rows.extend(items.filter(|item| (user + item) % 5 != 0).map(|item| (user, item, "view")));
+    }
+    rows.retain(|&(user, item, _)| (user, item) != (0, 3) && (user, item) != (1, 8));
+    if with_dislikes {
+        rows.extend([(0, 3, "dislike"), (1, 8, "dislike")]);
+    }
+    let sandbox = Sandbox::new();
+    let users: Int64Array = rows.iter().map(|row| Some(row.0)).collect();
+    let items: Int64Array = rows.iter().map(|row| Some(row.1)).collect();
+    let events: StringArray = rows.iter().map(|row| Some(row.2)).collect();
+    let log = [("user", Arc::new(users) as _), ("item", Arc::new(items) as _)];
+    sandbox.write("log.parquet", &batch(&[&log[..], &[("event", Arc::new(events) as _)]].concat()));
+    sandbox.spec(DISLIKES);
+    let outcome = sandbox.run(&[]);
+    (sandbox, outcome)
+}
+
+fn vector(sandbox: &Sandbox, outcome: &Value, side: &str, id: &str) -> Vec<f32> {
+    let table = sandbox.table(outcome, &format!("{side}_factors"));
+    let row = column(&table, &format!("{side}_id")).iter().position(|other| other == id).unwrap();
+    let embeddings = table.column_by_name("embedding").unwrap().as_fixed_size_list();
+    embeddings.value(row).as_primitive::<Float32Type>().values().to_vec()
+}
+
+#[test]
+fn a_negative_weight_is_a_preference_of_zero_for_als_and_nothing_for_the_rest() {
+    let predicted = |(sandbox, outcome): &(Sandbox, Value), user: &str, item: &str| -> f32 {
+        let (x, y) =
+            (vector(sandbox, outcome, "user", user), vector(sandbox, outcome, "item", item));
+        x.iter().zip(y).map(|(x, y)| x * y).sum()
+    };
+    let (plain, disliked) = (tastes(false), tastes(true));
+    for (user, item) in [("0", "3"), ("1", "8")] {
+        let (before, after) = (predicted(&plain, user, item), predicted(&disliked, user, item));
+        assert!(before > 0.2 && after < before / 2.0, "{user} {item}: {before} then {after}");
+    }
+    let popularity = |(sandbox, outcome): &(Sandbox, Value)| {
+        let table = sandbox.table(outcome, "item_popularity");
+        ["item_id", "n_events", "n_users", "weight"]
+            .map(|name| table.column_by_name(name).map(|_| column(&table, name)))
+    };
+    assert_eq!(popularity(&plain), popularity(&disliked));
 }

@@ -109,7 +109,7 @@ pub enum TimeUnit {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "WrittenWeight")]
 pub struct Weight {
-    /// The weight, or its factor where the value counts.
+    /// The weight, or its factor where the value counts. Below 0 the event speaks against the item.
     pub weight: f64,
     /// How the value counts.
     pub value: ValueScale,
@@ -148,7 +148,9 @@ enum WrittenWeight {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct WeightTable {
-    /// What one event weighs, before decay. Kept in units of 2⁻¹⁶.
+    /// What one event weighs, before decay. Kept in units of 2⁻¹⁶. Below 0 it speaks against the
+    /// item: `[als]` adds it to the weight of the user and item and takes a sum below 0 for a
+    /// preference of 0, held the more firmly the lower it is; the other models leave it out.
     #[schemars(extend("x-default" = "`1.0`; `0.0` with `undoes` or `excludes_item`"), example = 10.0)]
     weight: Option<f64>,
     /// How the value column counts.
