@@ -80,12 +80,14 @@ fn text(plan: &Plan, memory: &MemoryEstimate) -> String {
     let verdict = if memory.peak_bytes <= allowed { "within" } else { "over" };
     write!(
         out,
-        "memory    at most {} (scan {}, histories {}, item neighbors {}, top-k {}), {verdict} \
-         limits.memory_bytes_max = {}",
+        "memory    {} (scan {}, histories {}, item neighbors {}, als {}, top-k {}), {verdict} \
+         limits.memory_bytes_max = {}\n          if users and items are at most a tenth of the rows; \
+         a run looks again when it knows them",
         BinaryBytes(memory.peak_bytes),
         BinaryBytes(memory.scan_bytes),
         BinaryBytes(memory.histories_bytes),
         BinaryBytes(memory.item_neighbors_bytes),
+        BinaryBytes(memory.als_bytes),
         BinaryBytes(memory.top_k_bytes),
         BinaryBytes(allowed)
     )

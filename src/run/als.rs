@@ -27,6 +27,9 @@ use crate::kernels::als::{Fixed, Objective, Solver, stride};
 use crate::kernels::factor_scores::PackedItems;
 use crate::types::{Histories, Ids, ItemLists};
 
+/// Bytes of the sums of items that are held at once, of one kind.
+pub(super) const ITEM_SUMS_BYTES: u64 = 64 << 20;
+
 /// Factors of all items, and of the users of this process.
 pub(super) struct Factors {
     /// First shard of this process.
@@ -331,12 +334,11 @@ impl<'a> Fit<'a> {
 
     /// Items whose sums are held at once.
     fn items_per_chunk(&self) -> usize {
-        const BYTES: usize = 64 << 20;
         let term = match self.solver {
             Solver::ConjugateGradient { .. } => Term::Product,
             Solver::Cholesky => Term::Normal,
         };
-        (BYTES / (4 * item_sums::width(term, self.n_factors))).max(1)
+        (ITEM_SUMS_BYTES as usize / (4 * item_sums::width(term, self.n_factors))).max(1)
     }
 
     /// Conjugate gradient on a chunk of items; returns how many this process's rows stopped early.

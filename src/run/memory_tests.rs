@@ -2,10 +2,11 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::memory::{MemoryEstimate, check, predicted_memory};
+use super::memory::{MemoryEstimate, Sizes, check, check_again, predicted_memory};
 use super::{code, exit_code};
 use crate::job::load;
 use crate::job::plan::{FilePlan, Plan, RowGroupPlan, SideTables, SourcePlan};
+use crate::job::spec::Als;
 use crate::schema::EventColumns;
 use crate::types::IdType;
 
@@ -64,16 +65,19 @@ fn plan(n_rows: u64) -> Plan {
     }
 }
 
-fn stages(of: &MemoryEstimate) -> [u64; 6] {
+fn stages(of: &MemoryEstimate) -> [u64; 7] {
     let MemoryEstimate {
         base_bytes,
         scan_bytes,
         histories_bytes,
         item_neighbors_bytes,
+        als_bytes,
         top_k_bytes,
         peak_bytes,
     } = *of;
-    [base_bytes, scan_bytes, histories_bytes, item_neighbors_bytes, top_k_bytes, peak_bytes]
+    let models = [item_neighbors_bytes, als_bytes, top_k_bytes];
+    let [neighbors, als, top_k] = models;
+    [base_bytes, scan_bytes, histories_bytes, neighbors, als, top_k, peak_bytes]
 }
 
 /// Whether no stage of `more` is below that of `less`.
@@ -88,7 +92,9 @@ fn the_peak_is_that_of_the_largest_stage() {
         let of = predicted_memory(&plan(n_rows), 2);
         let [base, stages @ .., peak] = stages(&of);
         assert_eq!(stages.into_iter().max(), Some(peak));
-        assert!(stages.iter().all(|&stage| stage >= base), "{of:?}");
+        let [scan, histories, neighbors, als, top_k] = stages;
+        assert!([scan, histories, neighbors, top_k].iter().all(|&stage| stage >= base), "{of:?}");
+        assert_eq!(als, 0, "a stage that does not run needs nothing");
     }
     // A bound, not a guess: an empty run stays far below 1 GiB, and a row costs tens of bytes.
     assert!(predicted_memory(&plan(0), 2).peak_bytes < 256 << 20);
@@ -117,6 +123,9 @@ proptest! {
         prop_assert!(at_least(&neighbors, &small, threads), "neighbors");
         let lists = with(&|plan| plan.spec.top_k.as_mut().unwrap().k = 1_000);
         prop_assert!(at_least(&lists, &small, threads), "k");
+        let als = with(&|plan| plan.spec.als = Some(Als::default()));
+        prop_assert!(at_least(&als, &small, threads), "factors");
+        prop_assert!(predicted_memory(&als, threads).als_bytes > 0);
         let text = with(&|plan| plan.user_id_type = IdType::Utf8);
         prop_assert!(at_least(&text, &small, threads), "ids of users");
         let text = with(&|plan| plan.item_id_type = IdType::Utf8);
@@ -165,4 +174,15 @@ fn a_plan_over_the_limit_is_refused_with_what_helps() {
     );
     assert_eq!(format!("{error:#}"), expected);
     assert!(check(&plan, 1).is_ok(), "a thread less needs less");
+}
+
+/// More items than the plan took for granted are found out before the models begin.
+#[test]
+fn real_sizes_are_checked_again() {
+    let mut plan = plan(1_000_000);
+    plan.spec.limits.memory_bytes_max.0 = predicted_memory(&plan, 2).peak_bytes;
+    let sizes = Sizes { rows: 0, items: 100_000, users: 100_000, pairs: 1_000_000 };
+    assert!(check_again(&plan, sizes, 2).is_ok());
+    let error = check_again(&plan, Sizes { items: 400_000, ..sizes }, 2).unwrap_err();
+    assert_eq!(exit_code(&error), code::CONFIG);
 }

@@ -7,8 +7,10 @@ use crate::job::spec::{Als, Fallback, ItemNeighbors, TopK};
 use crate::kernels::CandidateLists;
 use crate::kernels::debias::DebiasWeights;
 use crate::kernels::histories::Calendar;
+use crate::types::Histories;
 use als::Factors;
 use lists::{FactorRanker, ListInputs};
+use memory::Sizes;
 use models::{PopularityModel, SegmentPopularity};
 use prepare::Prepared;
 use side::{ItemFacts, Segments};
@@ -69,6 +71,7 @@ fn prepare_histories(
         prepare::histories(worker, shuffled, dictionary, calendar, segment_of)
     })?;
     check_not_empty(&prepared)?;
+    check_memory(worker, &prepared)?;
     Ok((counts, prepared, segments, facts))
 }
 
@@ -96,6 +99,24 @@ fn check_rejects(plan: &Plan, counts: &ScanCounts) -> Result<()> {
         reasons.join(", "),
         first.first_row
     )))
+}
+
+/// Refuses a run whose models would need too much, now that users and items are known.
+fn check_memory(worker: &mut Worker<'_>, prepared: &Prepared) -> Result<()> {
+    let shards = &prepared.shards;
+    let pairs = |shard: &Histories| shard.interactions.items.len() + shard.dislikes.items.len();
+    let sizes = Sizes {
+        rows: 0,
+        items: prepared.dictionary.len() as u64,
+        users: shards.iter().map(|shard| shard.n_users() as u64).sum(),
+        pairs: shards.iter().map(|shard| pairs(shard) as u64).sum(),
+    };
+    let bound = memory::check_again(&worker.job.plan, sizes, worker.job.threads);
+    let bound = agree(worker.shell, bound)?;
+    let mut more = Map::new();
+    more.insert("memory_bytes_bound".to_owned(), json!(bound.peak_bytes));
+    worker.report(more);
+    Ok(())
 }
 
 /// Refuses to publish tables without a single item.
