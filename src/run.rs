@@ -11,17 +11,17 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use jiff::civil::Date;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::dataflow::{Shell, execute};
 use crate::job::plan::{self, FilePlan, Plan};
-use crate::job::spec::Spec;
+use crate::job::spec::{Spec, Store};
 use crate::schema::IdTypes;
 use crate::store::{
     Current, Footer, InputFile, IoRuntime, Location, Manifest, ManifestInput, Output, Published,
-    PublishedFile, RunPath, Stage,
+    PublishedFile, RunPath, Stage, StoreOptions,
 };
 
 mod als;
@@ -92,6 +92,8 @@ pub struct Request {
     pub publish: bool,
     /// Publish even what is published already.
     pub force: bool,
+    /// Publish to a store that would let two runs overwrite each other.
+    pub unsafe_single_writer: bool,
     /// Now, in microseconds since 1970: for names and `published_at`, never for results.
     pub started_at_us: i64,
     /// A name that was never used before.
@@ -219,13 +221,35 @@ fn agree<T>(shell: &mut Shell, result: Result<T>) -> Result<T> {
     shell.collectives.agree(result, exit_code).map_err(anyhow::Error::from)
 }
 
+/// The threads for input and output, and how they reach stores.
+///
+/// # Errors
+/// When the operating system gives no more threads.
+pub fn runtime(spec: &Spec) -> Result<IoRuntime> {
+    let Store { endpoint, region, .. } = &spec.store;
+    let options = StoreOptions {
+        endpoint: endpoint.clone(),
+        region: region.clone(),
+        request_timeout: spec.store.request_timeout(),
+        stall_timeout: spec.store.stall_timeout(),
+        retry_timeout: spec.store.retry_timeout(),
+        read_bytes_in_flight_max: spec.store.read_bytes_in_flight_max.0,
+    };
+    IoRuntime::with_options(options).context("the threads for input and output cannot be started")
+}
+
 /// Runs a job from its logs to its published tables.
 ///
 /// # Errors
 /// Whatever went wrong first, on the lowest process that it happened to. [`exit_code`] tells the
 /// code of the process. Nothing is published then.
 pub fn run(request: Request) -> Result<Outcome> {
-    let runtime = IoRuntime::new().context("the threads for input and output cannot be started")?;
+    let runtime = runtime(&request.spec)?;
+    run_on(runtime, request)
+}
+
+/// The same on stores that are open already.
+pub(crate) fn run_on(runtime: IoRuntime, request: Request) -> Result<Outcome> {
     let workers = request.workers;
     let request = Arc::new(request);
     let outcomes = execute(workers, move |shell| drive(shell, &request, &runtime))?;
@@ -238,13 +262,12 @@ fn drive(shell: &mut Shell, request: &Request, runtime: &IoRuntime) -> Result<Ou
         if shell.index == 0 { request.observer.as_ref() } else { &Silent };
     observer.begin("plan", None);
     let start = Instant::now();
-    let plan = shared_plan(shell, request, runtime)?;
-    let output = Output::create(runtime, &plan.spec.output.url, &request.base);
+    let output = Output::create(runtime, &request.spec.output.url, &request.base);
     let output = agree(shell, output.map_err(Into::into))?;
-    let fingerprint = fingerprint(&plan);
-    if let Some(current) = already_published(shell, request, &output, &fingerprint)? {
-        return Ok(Outcome::AlreadyPublished { current });
-    }
+    let (plan, fingerprint) = match self::start(shell, request, runtime, &output)? {
+        Start::Already(current) => return Ok(Outcome::AlreadyPublished { current }),
+        Start::Go(plan, fingerprint) => (*plan, fingerprint),
+    };
     let logs = plan
         .sources
         .iter()
@@ -261,12 +284,25 @@ fn drive(shell: &mut Shell, request: &Request, runtime: &IoRuntime) -> Result<Ou
     stages::all(&mut worker, &output, &fingerprint)
 }
 
-/// Process 0 plans; everybody gets the same plan.
-fn shared_plan(shell: &mut Shell, request: &Request, runtime: &IoRuntime) -> Result<Plan> {
+/// How a run begins, as process 0 found it.
+#[derive(Serialize, Deserialize)]
+enum Start {
+    /// There is nothing to do.
+    Already(Current),
+    /// This is to be done, under this fingerprint.
+    Go(Box<Plan>, String),
+}
+
+/// Process 0 looks and plans; everybody gets the same answer.
+fn start(
+    shell: &mut Shell,
+    request: &Request,
+    runtime: &IoRuntime,
+    output: &Output,
+) -> Result<Start> {
     let made = match shell.index {
-        0 => plan(runtime, &request.spec, &request.base, &request.flags).and_then(|plan| {
-            memory::check(&plan, request.threads)?;
-            serde_json::to_vec(&plan).map(Some).context("the plan cannot be written as JSON")
+        0 => look_and_plan(request, runtime, output).and_then(|start| {
+            serde_json::to_vec(&start).map(Some).context("the plan cannot be written as JSON")
         }),
         _ => Ok(None),
     };
@@ -275,51 +311,30 @@ fn shared_plan(shell: &mut Shell, request: &Request, runtime: &IoRuntime) -> Res
     serde_json::from_slice(&encoded).context("the plan of process 0 cannot be read")
 }
 
-/// The generation that has this fingerprint already, unless the run is to go on all the same.
-fn already_published(
-    shell: &mut Shell,
-    request: &Request,
-    output: &Output,
-    fingerprint: &str,
-) -> Result<Option<Current>> {
-    let found = match shell.index {
-        // A run that died between its commit and the mirror is repaired on the way.
-        0 if request.publish && !request.force => match output.find_published(fingerprint) {
-            Ok(Some(current)) => output.mirror_current().map(|_| Some(current)),
-            other => other,
-        },
-        _ => Ok(None),
-    };
-    let found = agree(shell, found.map_err(Into::into))?;
-    let encoded = serde_json::to_vec(&found).expect("a log entry is plain data");
-    let first = (shell.index == 0).then(|| encoded.into());
-    let found = shell.collectives.broadcast(0, first);
-    serde_json::from_slice(&found).context("the answer of process 0 cannot be read")
+/// From what is cheap to what is not: listings, the log, a probe of the store, footers.
+fn look_and_plan(request: &Request, runtime: &IoRuntime, output: &Output) -> Result<Start> {
+    let Request { spec, base, flags, .. } = request;
+    let frozen = planning::freeze(runtime, spec, base, flags)?;
+    let fingerprint = frozen.fingerprint(spec, flags);
+    if request.publish
+        && !request.force
+        && let Some(current) = output.find_published(&fingerprint)?
+    {
+        // A run that died between its commit and what follows it is repaired on the way.
+        output.follow_log()?;
+        return Ok(Start::Already(current));
+    }
+    if request.publish && !request.unsafe_single_writer {
+        output.probe(&request.run_id)?;
+    }
+    let plan = frozen.plan(runtime, spec, base, flags)?;
+    memory::check(&plan, request.threads)?;
+    Ok(Start::Go(Box::new(plan), fingerprint))
 }
 
 /// Instructions that results may depend on in their last bits.
 pub fn instruction_set() -> String {
     std::env::consts::ARCH.to_owned()
-}
-
-/// Hex digest of all that decides the bytes of the tables.
-fn fingerprint(plan: &Plan) -> String {
-    let files = plan.sources.iter().flat_map(|source| &source.files);
-    let input: Vec<_> = files
-        .chain(plan.side_tables.files())
-        .map(|file| (&file.url, file.bytes, &file.etag))
-        .collect();
-    let decisive = json!({
-        "spec": plan.spec.resolved(),
-        "input": input,
-        "as_of_us": plan.as_of_us,
-        "logical_date": plan.logical_date,
-        "sample_users": plan.sample_users,
-        "shards": plan.n_shards,
-        "code_version": env!("CARGO_PKG_VERSION"),
-        "instruction_set": instruction_set(),
-    });
-    sha256_hex(decisive.to_string().as_bytes())
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {

@@ -1,12 +1,11 @@
 //! `tidemill check`: is the spec sound, and does its input fit it?
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
 use super::{SpecArgs, print};
 use crate::run;
-use crate::store::IoRuntime;
 
 /// Check a spec and the columns of its input, without reading a row
 #[derive(Debug, Args)]
@@ -24,7 +23,7 @@ pub(super) struct CheckArgs {
 
 pub(super) fn run(args: &CheckArgs) -> Result<()> {
     let spec = args.spec.load()?;
-    let runtime = IoRuntime::new().context("the threads for input cannot be started")?;
+    let runtime = run::runtime(&spec)?;
     let plan = run::plan(&runtime, &spec, &args.spec.base(), &args.spec.flags()?)?;
     let n_files: usize = plan.sources.iter().map(|source| source.files.len()).sum();
     match args.json {

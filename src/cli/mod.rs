@@ -18,6 +18,7 @@ mod init;
 mod plan;
 mod progress;
 mod published;
+mod published_runs;
 mod run;
 mod search;
 #[cfg(test)]
@@ -38,8 +39,10 @@ Start here:
   tidemill show jobs/quickstart.toml --user u000000001    one user's list beside their history
   tidemill init log/ --out mine.toml           a commented spec that fits your log
 
+  tidemill runs jobs/quickstart.toml           what was published; verify, rollback and gc take care of it
+
 Exit codes: 0 published (or published already), 64 usage, 65 bad data, 66 no input, 70 internal,
-74 local I/O, 75 temporary, 77 denied, 78 spec or store."
+73 withdrawn before, 74 local I/O, 75 temporary, 77 denied, 78 spec or store."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -56,6 +59,10 @@ enum Command {
     Plan(plan::PlanArgs),
     Show(show::ShowArgs),
     Search(search::SearchArgs),
+    Runs(published_runs::RunsArgs),
+    Verify(published_runs::VerifyArgs),
+    Rollback(published_runs::RollbackArgs),
+    Gc(published_runs::GcArgs),
     Init(init::InitArgs),
     Generate(generate::GenerateArgs),
 }
@@ -72,6 +79,10 @@ pub fn dispatch(cli: &Cli) -> Result<()> {
         Command::Plan(args) => plan::run(args),
         Command::Show(args) => show::run(args),
         Command::Search(args) => search::run(args),
+        Command::Runs(args) => published_runs::runs(args),
+        Command::Verify(args) => published_runs::verify(args),
+        Command::Rollback(args) => published_runs::rollback(args),
+        Command::Gc(args) => published_runs::gc(args),
         Command::Init(args) => init::run(args),
         Command::Generate(args) => generate::run(args),
     }
@@ -109,6 +120,11 @@ struct SpecArgs {
 }
 
 impl SpecArgs {
+    /// A spec with keys overridden and nothing else.
+    fn of(spec: PathBuf, set: Vec<String>) -> Self {
+        Self { spec, set, date: None, as_of: None, sample_users: None }
+    }
+
     /// Reads and checks the spec: flags over environment over file.
     fn load(&self) -> Result<Spec> {
         let name = self.spec.display().to_string();

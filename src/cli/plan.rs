@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::json;
@@ -10,7 +10,6 @@ use serde_json::json;
 use super::{SpecArgs, default_threads, print};
 use crate::job::plan::{FilePlan, Plan};
 use crate::run::{self, MemoryEstimate, predicted_memory};
-use crate::store::IoRuntime;
 
 /// Show what a run would read and write, and bound its memory, from footers alone
 #[derive(Debug, Args)]
@@ -32,7 +31,7 @@ pub(super) struct PlanArgs {
 
 pub(super) fn run(args: &PlanArgs) -> Result<()> {
     let spec = args.spec.load()?;
-    let runtime = IoRuntime::new().context("the threads for input cannot be started")?;
+    let runtime = run::runtime(&spec)?;
     let plan = run::plan(&runtime, &spec, &args.spec.base(), &args.spec.flags()?)?;
     let memory = predicted_memory(&plan, args.threads.unwrap_or_else(default_threads).max(1));
     match args.json {

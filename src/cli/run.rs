@@ -30,6 +30,9 @@ pub(super) struct RunArgs {
     /// Publish even if the same input and spec are published already
     #[arg(long)]
     force: bool,
+    /// Publish to a store without conditional writes; safe only if nothing else writes there
+    #[arg(long)]
+    unsafe_single_writer: bool,
     /// Print the outcome with the whole manifest as JSON, and no progress
     #[arg(long)]
     json: bool,
@@ -51,6 +54,7 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
         workers: 1,
         publish: !args.no_publish,
         force: args.force,
+        unsafe_single_writer: args.unsafe_single_writer,
         started_at_us: clock::now_us(),
         run_id: clock::run_id(),
         observer: progress::observer(args.json),

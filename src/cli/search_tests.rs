@@ -156,6 +156,7 @@ impl Writer {
             files: self.files,
             counts: Default::default(),
             stages: Vec::new(),
+            delta: false,
             nonce: "n".to_owned(),
         };
         self.output.publish(&self.path, &manifest, "2026-11-23T01:02:03Z", false).unwrap();

@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::published::{self, Published};
 use super::{SpecArgs, print};
 use crate::run::{self, Refused, UserEvent};
-use crate::store::{IoRuntime, Output};
+use crate::store::Output;
 
 /// Show a user's list beside their history, or an item's neighbors and its row in every table
 #[derive(Debug, Args)]
@@ -38,7 +38,7 @@ pub(super) struct ShowArgs {
 
 pub(super) fn run(args: &ShowArgs) -> Result<()> {
     let spec = args.spec.load()?;
-    let runtime = IoRuntime::new().context("the threads for input cannot be started")?;
+    let runtime = run::runtime(&spec)?;
     let output = Output::open(&runtime, &spec.output.url, &args.spec.base()).map_err(|error| {
         Refused::no_input(anyhow!(error).context("nothing is published; run the job first"))
     })?;

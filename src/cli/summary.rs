@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::Value;
 
 use super::published::{Published, UserList};
 use super::{SpecArgs, published};
 use crate::job::Spec;
-use crate::run::Outcome;
-use crate::store::{IoRuntime, Manifest, Output, PublishedFile};
+use crate::run::{self, Outcome};
+use crate::store::{Manifest, Output, PublishedFile};
 
 const EXAMPLES: usize = 3;
 const ENTRIES: usize = 4;
@@ -45,7 +45,7 @@ pub(super) fn of(outcome: &Outcome, spec: &Spec, args: &SpecArgs) -> Result<Stri
 fn with_tables(head: &str, manifest: &Manifest, spec: &Spec, args: &SpecArgs) -> Result<String> {
     let mut out = format!("\n{head}\n\n{}", counts(manifest));
     out += &tables(manifest, spec, args);
-    let runtime = IoRuntime::new().context("the threads for input cannot be started")?;
+    let runtime = run::runtime(spec)?;
     let output = Output::open(&runtime, &spec.output.url, &args.base())?;
     let published = Published::new(output, manifest.clone());
     out += &examples(&published)?;
@@ -103,6 +103,9 @@ fn tables(manifest: &Manifest, spec: &Spec, args: &SpecArgs) -> String {
 
 /// The output's folder as it is reached from here.
 fn folder(spec: &Spec, args: &SpecArgs) -> String {
+    if spec.output.url.contains("://") && !spec.output.url.starts_with("file://") {
+        return spec.output.url.trim_end_matches('/').to_owned();
+    }
     let joined = args.base().join(spec.output.url.trim_start_matches("file://"));
     let full = joined.canonicalize().unwrap_or(joined);
     let here = std::env::current_dir().unwrap_or_default();

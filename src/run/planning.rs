@@ -1,14 +1,15 @@
-//! From a spec to a plan: lists inputs, reads footers, checks columns. Reads no row.
+//! From a spec to a plan: lists inputs, then reads footers and checks columns. Reads no row.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use serde_json::json;
 
 use super::Refused;
 use crate::job::plan::{self, FilePlan, Plan, RowGroupPlan, SideTables, SourcePlan};
-use crate::job::spec::{EventColumns as SpecColumns, Events, Spec};
+use crate::job::spec::{Deny, EventColumns as SpecColumns, Events, IdList, Spec, Store};
 use crate::schema::{self, ColumnError, EventColumns, TimeReader};
 use crate::store::{self, Footer, InputFile, IoRuntime, Location};
 use crate::types::IdType;
@@ -24,64 +25,153 @@ pub struct PlanFlags {
     pub sample_users: Option<f64>,
 }
 
+/// The input as it is listed: what a run is told from an earlier one by, before a byte is read.
+pub(super) struct Frozen {
+    logical_date: Option<Date>,
+    as_of_us: Option<i64>,
+    /// Of each log.
+    logs: Vec<FrozenLog>,
+    side_tables: [Vec<InputFile>; 4],
+}
+
+struct FrozenLog {
+    location: Location,
+    files: Vec<InputFile>,
+    /// Files outside of all that can count.
+    pruned: Vec<bool>,
+}
+
 /// Plans a run.
 ///
 /// # Errors
 /// No input, a file that is no Parquet file, a missing or unreadable column, ids that cannot be
 /// mixed, a date that is none.
 pub fn plan(runtime: &IoRuntime, spec: &Spec, base: &Path, flags: &PlanFlags) -> Result<Plan> {
+    freeze(runtime, spec, base, flags)?.plan(runtime, spec, base, flags)
+}
+
+/// Lists the input. Reads nothing.
+///
+/// # Errors
+/// No input, a date that is none, a file outside of the folders that the spec names.
+pub(super) fn freeze(
+    runtime: &IoRuntime,
+    spec: &Spec,
+    base: &Path,
+    flags: &PlanFlags,
+) -> Result<Frozen> {
     plan::check_kinds(spec)?;
-    let zone = plan::time_zone(spec);
-    let (logical_date, as_of_us) = when(flags, &zone)?;
-    let mut sources = Vec::new();
-    let mut user_types: Vec<(String, IdType)> = Vec::new();
-    let mut item_types: Vec<(String, IdType)> = Vec::new();
-    let (mut n_rows, mut files_pruned, mut first_kind) = (0, 0, 0);
-    for events in &spec.events {
-        let times = TimeReader::new(events.time_unit.map(plan::unit_name), zone.clone());
-        let columns = columns(&events.columns);
-        let (files, footers) = log_files(runtime, events, base)?;
-        let mut planned = Vec::with_capacity(files.len());
-        for (file, footer) in files.iter().zip(&footers) {
-            let keys: Vec<&str> = file.partitions.keys().map(String::as_str).collect();
-            let (user, item) = schema::check_columns(footer.schema(), &columns, &times, &keys)
-                .with_context(|| format!("\"{}\" does not fit the spec", file.url))
-                .map_err(Refused::bad_data)?;
-            user_types.push((file.url.clone(), user));
-            item_types.push((file.url.clone(), item));
-            n_rows += footer.n_rows();
-            match is_pruned(spec, events, file, as_of_us)? {
-                true => files_pruned += 1,
-                false => planned.push(file_plan(file, footer)),
-            }
-        }
-        let kinds = plan::kind_names(events);
-        let n_kinds = kinds.len();
-        sources.push(SourcePlan {
-            url: events.url.clone(),
-            columns,
-            time_unit: events.time_unit.map(|unit| plan::unit_name(unit).to_owned()),
-            kinds,
-            first_kind,
-            files: planned,
+    let (logical_date, as_of_us) = when(flags, &plan::time_zone(spec))?;
+    let logs = spec.events.iter().map(|events| {
+        let (location, files) = log_files(runtime, events, base)?;
+        let pruned = files.iter().map(|file| is_pruned(spec, events, file, as_of_us));
+        let pruned = pruned.collect::<Result<_>>()?;
+        Ok(FrozenLog { location, files, pruned })
+    });
+    let logs = logs.collect::<Result<_>>()?;
+    let listed = side_urls(spec).map(|url| match url {
+        None => Ok(Vec::new()),
+        Some(url) => Ok(store::list_inputs(&Location::open(runtime, url, base)?)?.files),
+    });
+    let [items, users, deny_items, deny_users] = listed;
+    let side_tables = [items, users, deny_items, deny_users];
+    let side_tables: Vec<_> = side_tables.into_iter().collect::<Result<_>>()?;
+    let side_tables = side_tables.try_into().expect("there are four");
+    Ok(Frozen { logical_date, as_of_us, logs, side_tables })
+}
+
+impl Frozen {
+    /// Hex digest of all that decides the bytes of the tables.
+    ///
+    /// Files outside of what can count are left out, so that tomorrow's folder does not make
+    /// yesterday's run a new one; nor does how the store is reached.
+    pub(super) fn fingerprint(&self, spec: &Spec, flags: &PlanFlags) -> String {
+        let counts = |log: &'_ FrozenLog| -> Vec<InputFile> {
+            let files = log.files.iter().zip(&log.pruned);
+            files.filter(|(_, pruned)| !**pruned).map(|(file, _)| file.clone()).collect()
+        };
+        let files = self.logs.iter().flat_map(counts);
+        let side = self.side_tables.iter().flatten().cloned();
+        let input: Vec<_> =
+            files.chain(side).map(|file| (file.url, file.bytes, file.etag)).collect();
+        let decisive = json!({
+            "spec": Spec { store: Store::default(), ..spec.clone() }.resolved(),
+            "input": input,
+            "as_of_us": self.as_of_us,
+            "logical_date": self.logical_date,
+            "sample_users": flags.sample_users,
+            "code_version": env!("CARGO_PKG_VERSION"),
+            "instruction_set": super::instruction_set(),
         });
-        first_kind += n_kinds;
+        super::sha256_hex(decisive.to_string().as_bytes())
     }
-    let user_id_type = widest("user", &user_types)?;
-    let item_id_type = widest("item", &item_types)?;
-    Ok(Plan {
-        spec: spec.clone(),
-        sources,
-        side_tables: side_tables(runtime, spec, base)?,
-        n_shards: spec.shards.unwrap_or_else(|| plan::n_shards(n_rows)),
-        user_id_type,
-        item_id_type,
-        as_of_us,
-        logical_date,
-        sample_users: flags.sample_users,
-        n_rows,
-        files_pruned,
-    })
+
+    /// Reads the footers and checks the columns.
+    ///
+    /// # Errors
+    /// A file that is no Parquet file, a missing or unreadable column, ids that cannot be mixed.
+    pub(super) fn plan(
+        self,
+        runtime: &IoRuntime,
+        spec: &Spec,
+        base: &Path,
+        flags: &PlanFlags,
+    ) -> Result<Plan> {
+        let zone = plan::time_zone(spec);
+        let mut sources = Vec::new();
+        let mut types = IdTypesSeen::default();
+        let (mut n_rows, mut files_pruned, mut first_kind) = (0, 0, 0);
+        for (events, log) in spec.events.iter().zip(&self.logs) {
+            let times = TimeReader::new(events.time_unit.map(plan::unit_name), zone.clone());
+            let columns = columns(&events.columns);
+            let footers = store::footers(&log.location, &log.files)?;
+            let mut planned = Vec::with_capacity(log.files.len());
+            for ((file, footer), pruned) in log.files.iter().zip(&footers).zip(&log.pruned) {
+                let keys: Vec<&str> = file.partitions.keys().map(String::as_str).collect();
+                let (user, item) = schema::check_columns(footer.schema(), &columns, &times, &keys)
+                    .with_context(|| format!("\"{}\" does not fit the spec", file.url))
+                    .map_err(Refused::bad_data)?;
+                types.users.push((file.url.clone(), user));
+                types.items.push((file.url.clone(), item));
+                n_rows += footer.n_rows();
+                match pruned {
+                    true => files_pruned += 1,
+                    false => planned.push(file_plan(file, footer)),
+                }
+            }
+            let kinds = plan::kind_names(events);
+            let n_kinds = kinds.len();
+            sources.push(SourcePlan {
+                url: events.url.clone(),
+                columns,
+                time_unit: events.time_unit.map(|unit| plan::unit_name(unit).to_owned()),
+                kinds,
+                first_kind,
+                files: planned,
+            });
+            first_kind += n_kinds;
+        }
+        Ok(Plan {
+            spec: spec.clone(),
+            sources,
+            side_tables: side_tables(runtime, spec, base, &self.side_tables)?,
+            n_shards: spec.shards.unwrap_or_else(|| plan::n_shards(n_rows)),
+            user_id_type: widest("user", &types.users)?,
+            item_id_type: widest("item", &types.items)?,
+            as_of_us: self.as_of_us,
+            logical_date: self.logical_date,
+            sample_users: flags.sample_users,
+            n_rows,
+            files_pruned,
+        })
+    }
+}
+
+/// The id types of all files of all logs.
+#[derive(Default)]
+struct IdTypesSeen {
+    users: Vec<(String, IdType)>,
+    items: Vec<(String, IdType)>,
 }
 
 /// The logical date and `as_of`, as far as flags say.
@@ -119,7 +209,7 @@ fn log_files(
     runtime: &IoRuntime,
     events: &Events,
     base: &Path,
-) -> Result<(Vec<InputFile>, Vec<Footer>)> {
+) -> Result<(Location, Vec<InputFile>)> {
     let location = Location::open(runtime, &events.url, base)?;
     let mut files = store::list_inputs(&location)?.files;
     files.retain(|file| {
@@ -134,8 +224,7 @@ fn log_files(
             events.url
         )));
     }
-    let footers = store::footers(&location, &files)?;
-    Ok((files, footers))
+    Ok((location, files))
 }
 
 /// Whether the day of a file's folder lies outside of all that can count.
@@ -187,43 +276,62 @@ fn widest(what: &'static str, types: &[(String, IdType)]) -> Result<IdType> {
     Ok(widest.expect("a log has a file"))
 }
 
-fn side_tables(runtime: &IoRuntime, spec: &Spec, base: &Path) -> Result<SideTables> {
-    let files = |url: Option<&str>, columns: &[&str]| -> Result<Vec<FilePlan>> {
-        let Some(url) = url else { return Ok(Vec::new()) };
-        let location = Location::open(runtime, url, base)?;
-        let files = store::list_inputs(&location)?.files;
-        let footers = store::footers(&location, &files)?;
+/// Urls of `[items]`, `[users]`, `[deny] items` and `[deny] users`.
+fn side_urls(spec: &Spec) -> [Option<&str>; 4] {
+    let denied = |list: fn(&Deny) -> Option<&IdList>| {
+        spec.deny.as_ref().and_then(list).map(|list| list.url.as_str())
+    };
+    [
+        spec.items.as_ref().map(|items| items.url.as_str()),
+        spec.users.as_ref().map(|users| users.url.as_str()),
+        denied(|deny| deny.items.as_ref()),
+        denied(|deny| deny.users.as_ref()),
+    ]
+}
+
+/// Columns that are read of each of them.
+fn side_columns(spec: &Spec) -> [Vec<&str>; 4] {
+    let mut of_items: Vec<&str> = Vec::new();
+    if let Some(items) = &spec.items {
+        of_items.push(&items.columns.item);
+        of_items.extend(items.columns.title.as_deref());
+        of_items.extend(items.recommend_where.keys().map(String::as_str));
+    }
+    let users = spec.users.iter();
+    let of_users =
+        users.flat_map(|users| [users.columns.user.as_str(), users.columns.segment.as_str()]);
+    let denied = |list: fn(&Deny) -> Option<&IdList>| {
+        spec.deny.as_ref().and_then(list).map(|list| list.column.as_str()).into_iter().collect()
+    };
+    let of_users = of_users.collect();
+    [of_items, of_users, denied(|deny| deny.items.as_ref()), denied(|deny| deny.users.as_ref())]
+}
+
+fn side_tables(
+    runtime: &IoRuntime,
+    spec: &Spec,
+    base: &Path,
+    listed: &[Vec<InputFile>; 4],
+) -> Result<SideTables> {
+    let (urls, columns) = (side_urls(spec), side_columns(spec));
+    let planned = |table: usize| -> Result<Vec<FilePlan>> {
+        let Some(url) = urls[table] else { return Ok(Vec::new()) };
+        let (location, files) = (Location::open(runtime, url, base)?, &listed[table]);
+        let footers = store::footers(&location, files)?;
         for (file, footer) in files.iter().zip(&footers) {
-            for column in columns {
-                if footer.schema().field_with_name(column).is_err() {
-                    let missing = ColumnError::missing(column, footer.schema());
-                    let context = format!("\"{}\" does not fit the spec", file.url);
-                    return Err(Refused::bad_data(anyhow!(missing).context(context)));
-                }
+            let is_there = |column: &&&str| footer.schema().field_with_name(column).is_ok();
+            if let Some(column) = columns[table].iter().find(|column| !is_there(column)) {
+                let missing = ColumnError::missing(column, footer.schema());
+                let context = format!("\"{}\" does not fit the spec", file.url);
+                return Err(Refused::bad_data(anyhow!(missing).context(context)));
             }
         }
         Ok(files.iter().zip(&footers).map(|(file, footer)| file_plan(file, footer)).collect())
     };
-    let deny = spec.deny.clone().unwrap_or_default();
-    let mut item_columns: Vec<&str> = Vec::new();
-    if let Some(items) = &spec.items {
-        item_columns.push(&items.columns.item);
-        item_columns.extend(items.columns.title.as_deref());
-        item_columns.extend(items.recommend_where.keys().map(String::as_str));
-    }
-    let user_columns: Vec<&str> = spec
-        .users
-        .iter()
-        .flat_map(|users| [users.columns.user.as_str(), users.columns.segment.as_str()])
-        .collect();
-    let denied = |list: &Option<crate::job::spec::IdList>| -> Result<Vec<FilePlan>> {
-        let Some(list) = list else { return Ok(Vec::new()) };
-        files(Some(&list.url), &[&list.column])
-    };
     Ok(SideTables {
-        items: files(spec.items.as_ref().map(|items| items.url.as_str()), &item_columns)?,
-        users: files(spec.users.as_ref().map(|users| users.url.as_str()), &user_columns)?,
-        deny_items: denied(&deny.items)?,
-        deny_users: denied(&deny.users)?,
+        items: planned(0)?,
+        users: planned(1)?,
+        deny_items: planned(2)?,
+        deny_users: planned(3)?,
     })
 }

@@ -461,6 +461,7 @@ fn manifest(
         files,
         counts,
         stages: worker.stages.clone(),
+        delta: plan.spec.output.delta,
         nonce: request.run_id.clone(),
     }
 }

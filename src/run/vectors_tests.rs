@@ -62,7 +62,12 @@ impl Run {
 
 fn spec(of: VectorsOf) -> OutputSpec {
     let vectors = TYPES.map(|kind| Vectors { of, kind }).to_vec();
-    OutputSpec { url: "out/".into(), embeddings: EmbeddingType::FixedSizeList, vectors }
+    OutputSpec {
+        url: "out/".into(),
+        embeddings: EmbeddingType::FixedSizeList,
+        vectors,
+        delta: false,
+    }
 }
 
 const IDS: IdTypes = IdTypes { user: IdType::Int64, item: IdType::Int64 };

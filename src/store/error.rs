@@ -15,8 +15,8 @@ use crate::schema::vectors::LayoutError;
 pub enum UrlError {
     /// The scheme is not one of ours.
     #[error(
-        "\"{url}\" has the scheme \"{scheme}\", and this version reads and writes local disks \
-         only; give a path or a \"file://\" url"
+        "\"{url}\" has the scheme \"{scheme}\", and there is no store for it; give a path, or a url \
+         of \"file://\", \"s3://\", \"gs://\" or \"az://\""
     )]
     Scheme {
         /// The url as written.
@@ -31,6 +31,14 @@ pub enum UrlError {
         url: String,
         /// What is wrong with it and what to write.
         reason: String,
+    },
+    /// There is no client for the store as it is configured.
+    #[error("cannot set up a client for \"{url}\"; check the environment and [store]")]
+    Client {
+        /// The bucket.
+        url: String,
+        /// The cause.
+        source: object_store::Error,
     },
 }
 
@@ -286,6 +294,48 @@ pub enum PublishError {
         /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// A store on which two runs could both believe that they published.
+    #[error(
+        "the store of \"{url}\" {problem}, so two runs could overwrite each other; use a store with \
+         conditional writes, or --unsafe-single-writer if nothing else ever writes there"
+    )]
+    UnsafeStore {
+        /// The output.
+        url: String,
+        /// What it did.
+        problem: &'static str,
+    },
+    /// The run was taken for dead.
+    #[error(
+        "run {run_id} was removed by gc before it was published; run again, and let gc wait for \
+         longer than a run takes (--grace-hours)"
+    )]
+    Collected {
+        /// The run.
+        run_id: String,
+    },
+    /// There is no such generation, or nothing to withdraw in it.
+    #[error("generation {generation} {problem}; \"tidemill runs\" lists them")]
+    NoSuchGeneration {
+        /// The generation asked for.
+        generation: u64,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file of the run cannot be read back.
+    #[error("\"{path}\" was written and cannot be read")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// The cause.
+        source: Box<ReadError>,
+    },
+    /// Others keep changing it.
+    #[error("\"{path}\" is changed by others all the time; run again")]
+    Contended {
+        /// The object.
+        path: String,
+    },
     /// A manifest that is not the one that was committed.
     #[error("\"{path}\" was changed after its commit; restore it or withdraw the generation")]
     Changed {
@@ -304,25 +354,40 @@ impl PublishError {
             Self::Encode { .. } => 70,
             Self::RunTaken { .. } | Self::Withdrawn { .. } => 73,
             Self::WrongSize { .. } => 74,
-            Self::UnknownOutcome { .. } => 75,
+            Self::UnknownOutcome { .. } | Self::Collected { .. } | Self::Contended { .. } => 75,
+            Self::Unreadable { source, .. } => source.exit_code(),
+            Self::UnsafeStore { .. } => 78,
+            Self::NoSuchGeneration { .. } => 66,
             Self::NotFinite { .. } | Self::Corrupt { .. } | Self::Changed { .. } => 65,
         }
     }
 }
 
-/// 77 where the cause is a refused permission, else 74: only local disks so far.
+/// 77 where the cause is a refused permission, 78 where there is no such bucket, 75 where an object
+/// store did not answer as it should even after retries, 74 on a local disk.
 fn io_exit_code(error: &(dyn Error + 'static)) -> u8 {
-    use object_store::Error::{PermissionDenied, Unauthenticated};
+    use object_store::Error::{Generic, PermissionDenied, Unauthenticated};
     let mut cause = Some(error);
+    let mut code = 74;
     while let Some(error) = cause {
-        let store = error.downcast_ref::<object_store::Error>();
+        match error.downcast_ref::<object_store::Error>() {
+            Some(PermissionDenied { .. } | Unauthenticated { .. }) => return 77,
+            Some(Generic { store, .. }) if *store != "LocalFileSystem" => code = 75,
+            _ => {}
+        }
         let io = error.downcast_ref::<io::Error>();
-        if matches!(store, Some(PermissionDenied { .. } | Unauthenticated { .. }))
-            || io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied)
-        {
+        if io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied) {
             return 77;
         }
-        cause = error.source();
+        match error.to_string() {
+            text if REFUSALS.iter().any(|word| text.contains(word)) => return 77,
+            text if text.contains("NoSuchBucket") => return 78,
+            _ => cause = error.source(),
+        }
     }
-    74
+    code
 }
+
+/// Error codes of S3 that come with a status other than 401 and 403, or with a text only.
+const REFUSALS: [&str; 4] =
+    ["ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"];

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use glob::{MatchOptions, Pattern};
-use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 
+use super::bucket::BucketUrl;
 use super::error::{ListError, UrlError};
 use super::runtime::IoRuntime;
 
@@ -37,16 +40,24 @@ pub(super) enum What {
 }
 
 impl Location {
-    /// Opens `url`: a path, absolute or relative to `base`, or a `file://` url.
+    /// Opens `url`: a path, absolute or relative to `base`, a `file://` url, or one of an object
+    /// store (`s3://`, `gs://`, `az://`).
     ///
     /// A path that exists is taken as it is, even if its name holds `*`, `?` or `[`. Otherwise
     /// these are wildcards that do not cross `/`, and `**` is any number of folders. A pattern
     /// that ends in `/` names folders and means every file below them; one that does not names
-    /// files.
+    /// files. In an object store they are always wildcards, and what ends in `/` is a folder.
     ///
     /// # Errors
     /// [`ListError::NoInput`] when there is no such file or folder; [`ListError::Url`].
     pub fn open(runtime: &IoRuntime, url: &str, base: &Path) -> Result<Self, ListError> {
+        match BucketUrl::parse(url)? {
+            Some(bucket) => Self::in_bucket(runtime, url, &bucket),
+            None => Self::on_disk(runtime, url, base),
+        }
+    }
+
+    fn on_disk(runtime: &IoRuntime, url: &str, base: &Path) -> Result<Self, ListError> {
         let path = local_path(url)?;
         let full = base.join(&path);
         match std::fs::metadata(&full) {
@@ -58,6 +69,28 @@ impl Location {
             Err(_) if path.contains(WILDCARDS) => Self::glob(runtime, url, &path, base),
             Err(_) => Err(no_input(url, "no such file or folder; check the path")),
         }
+    }
+
+    fn in_bucket(runtime: &IoRuntime, url: &str, bucket: &BucketUrl) -> Result<Self, ListError> {
+        let store = runtime.bucket(bucket)?;
+        let path = bucket.path.as_str();
+        let (what, folder, folder_url) = if path.contains(WILDCARDS) {
+            let folder = fixed_folder(path);
+            let bucket_bytes = url.len() - path.len();
+            (glob_of(url, &path[folder.len()..])?, folder, &url[..bucket_bytes + folder.len()])
+        } else {
+            let key = bucket.folder_key(path)?;
+            let is_folder = path.is_empty() || path.ends_with('/');
+            if is_folder || !exists(runtime, &store, url, &key)? {
+                return Ok(Self::within(runtime, prefixed(store, key), url));
+            }
+            let name_at = path.rfind('/').map_or(0, |slash| slash + 1);
+            let what = What::File(path[name_at..].to_owned());
+            (what, &path[..name_at], &url[..url.len() - (path.len() - name_at)])
+        };
+        let store = prefixed(store, bucket.folder_key(folder)?);
+        let (runtime, url) = (runtime.clone(), url.to_owned());
+        Ok(Self { runtime, store, what, url, folder_url: folder_url.to_owned() })
     }
 
     /// A folder of a store that is open already.
@@ -78,14 +111,14 @@ impl Location {
     }
 
     fn folder(runtime: &IoRuntime, url: &str, full: &Path) -> Result<Self, ListError> {
-        Ok(Self::within(runtime, local_store(url, full)?, url))
+        Ok(Self::within(runtime, local_store(runtime, url, full)?, url))
     }
 
     fn file(runtime: &IoRuntime, url: &str, full: &Path) -> Result<Self, ListError> {
         let odd = || malformed(url, "its file name is not valid UTF-8; rename the file");
         let key = full.file_name().and_then(|name| name.to_str()).ok_or_else(odd)?.to_owned();
         let folder = full.parent().unwrap_or(Path::new("/"));
-        let store = local_store(url, folder)?;
+        let store = local_store(runtime, url, folder)?;
         let folder_url = url[..url.rfind('/').map_or(0, |slash| slash + 1)].to_owned();
         let (runtime, url) = (runtime.clone(), url.to_owned());
         Ok(Self { runtime, store, what: What::File(key), url, folder_url })
@@ -97,14 +130,10 @@ impl Location {
         if !folder.is_dir() {
             return Err(no_input(url, &format!("no folder \"{fixed}\"; check the path")));
         }
-        let pattern = &path[fixed.len()..];
-        let folders = pattern.ends_with('/');
-        let pattern = Pattern::new(pattern.trim_end_matches('/'))
-            .map_err(|error| malformed(url, &format!("{error}; correct the pattern")))?;
         Ok(Self {
             runtime: runtime.clone(),
-            store: local_store(url, &folder)?,
-            what: What::Glob { pattern, folders },
+            store: local_store(runtime, url, &folder)?,
+            what: glob_of(url, &path[fixed.len()..])?,
             url: url.to_owned(),
             folder_url: fixed_folder(url).to_owned(),
         })
@@ -134,6 +163,35 @@ impl What {
                 tail.contains('.')
             }
         }
+    }
+}
+
+fn glob_of(url: &str, pattern: &str) -> Result<What, ListError> {
+    let folders = pattern.ends_with('/');
+    let pattern = Pattern::new(pattern.trim_end_matches('/'))
+        .map_err(|error| malformed(url, &format!("{error}; correct the pattern")))?;
+    Ok(What::Glob { pattern, folders })
+}
+
+/// Whether there is an object of that name; folders are no objects.
+fn exists(
+    runtime: &IoRuntime,
+    store: &Arc<dyn ObjectStore>,
+    url: &str,
+    key: &Key,
+) -> Result<bool, ListError> {
+    match runtime.wait(store.head(key)) {
+        Ok(_) => Ok(true),
+        Err(object_store::Error::NotFound { .. }) => Ok(false),
+        Err(source) => Err(ListError::Store { url: url.to_owned(), source }),
+    }
+}
+
+/// What lies below `folder` of a store.
+pub(super) fn prefixed(store: Arc<dyn ObjectStore>, folder: Key) -> Arc<dyn ObjectStore> {
+    match folder.as_ref() {
+        "" => store,
+        _ => Arc::new(PrefixStore::new(store, folder)),
     }
 }
 
@@ -167,12 +225,16 @@ pub(super) fn local_path(url: &str) -> Result<String, UrlError> {
 }
 
 /// The store rooted at an existing folder of the local disk: keys cannot lead out of it.
-fn local_store(url: &str, folder: &Path) -> Result<Arc<dyn ObjectStore>, ListError> {
+fn local_store(
+    runtime: &IoRuntime,
+    url: &str,
+    folder: &Path,
+) -> Result<Arc<dyn ObjectStore>, ListError> {
     // `a.parquet` relative to an empty base has the parent "", which is the working folder.
     let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.into() };
     let store = LocalFileSystem::new_with_prefix(folder)
         .map_err(|source| ListError::Store { url: url.to_owned(), source })?;
-    Ok(Arc::new(store))
+    Ok(runtime.metered(Arc::new(store)))
 }
 
 /// Decodes `%41`; anything else after a `%` stands for itself. `None` if not UTF-8 afterwards.

@@ -34,6 +34,30 @@ pub struct LogEntry {
     /// The generation that this entry withdraws; absent in a publication.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withdraws: Option<u64>,
+    /// Runs whose files this entry gives up; empty in a publication. They are deleted after it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub collects: Vec<String>,
+    /// Whether the tables of this run are kept in Delta logs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub delta: bool,
+}
+
+/// What became of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Readers see it.
+    Current,
+    /// Readers would see it if newer ones were withdrawn.
+    Standing,
+    /// An entry withdrew it.
+    Withdrawn,
+    /// Its files are given up.
+    Collected,
+    /// The entry itself withdraws another.
+    Withdrawal,
+    /// The entry itself gives up the files of others.
+    Collection,
 }
 
 impl LogEntry {
@@ -53,8 +77,26 @@ impl LogEntry {
             nonce: manifest.nonce.clone(),
             manifest_sha256: sha256.to_owned(),
         };
-        Self { run, fingerprint: manifest.fingerprint.clone(), withdraws: None }
+        let fingerprint = manifest.fingerprint.clone();
+        Self { run, fingerprint, withdraws: None, collects: Vec::new(), delta: manifest.delta }
     }
+
+    fn is_publication(&self) -> bool {
+        self.withdraws.is_none() && self.collects.is_empty()
+    }
+}
+
+/// `current.json`: what readers see, and up to which entry of the log that was worked out.
+///
+/// The second makes the object's bytes new with every entry. Otherwise a writer that slept through
+/// a publication and a rollback would find the version it remembers, and put an old state back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mirror {
+    #[serde(flatten)]
+    pub(super) run: Current,
+    /// Newest generation of the log at that time.
+    #[serde(default)]
+    pub(super) log_generation: u64,
 }
 
 /// All generations, oldest first.
@@ -76,7 +118,7 @@ impl Log {
     /// The run that readers see: the newest generation of the newest logical date that is not
     /// withdrawn. So a day can be corrected behind a newer one.
     pub fn current(&self) -> Option<&Current> {
-        let standing = self.publications().filter(|entry| !self.is_withdrawn(entry));
+        let standing = self.publications().filter(|entry| self.stands(entry));
         let newest = standing.max_by(|a, b| {
             let (a, b) = (&a.run, &b.run);
             (&a.logical_date, a.generation).cmp(&(&b.logical_date, b.generation))
@@ -86,7 +128,7 @@ impl Log {
 
     /// The newest standing publication with this fingerprint: the run is done already.
     pub fn find_published(&self, fingerprint: &str) -> Option<&LogEntry> {
-        self.with_fingerprint(fingerprint).rfind(|entry| !self.is_withdrawn(entry))
+        self.with_fingerprint(fingerprint).rfind(|entry| self.stands(entry))
     }
 
     /// The newest withdrawn publication with this fingerprint, if none stands: publishing it again
@@ -94,17 +136,55 @@ impl Log {
     pub fn find_withdrawn(&self, fingerprint: &str) -> Option<&LogEntry> {
         match self.find_published(fingerprint) {
             Some(_) => None,
-            None => self.with_fingerprint(fingerprint).next_back(),
+            None => self.with_fingerprint(fingerprint).rfind(|entry| self.is_withdrawn(entry)),
         }
+    }
+
+    /// What became of an entry of this log.
+    pub fn standing(&self, entry: &LogEntry) -> Standing {
+        match () {
+            () if entry.withdraws.is_some() => Standing::Withdrawal,
+            () if !entry.collects.is_empty() => Standing::Collection,
+            () if self.is_collected(&entry.run.run_id) => Standing::Collected,
+            () if self.is_withdrawn(entry) => Standing::Withdrawn,
+            () if self.current() == Some(&entry.run) => Standing::Current,
+            () => Standing::Standing,
+        }
+    }
+
+    /// Whether the files of a run are given up.
+    pub fn is_collected(&self, run_id: &str) -> bool {
+        self.0.iter().any(|entry| entry.collects.iter().any(|collected| collected == run_id))
+    }
+
+    /// Whether some run of the log has its tables in Delta logs.
+    pub(super) fn uses_delta(&self) -> bool {
+        self.0.iter().any(|entry| entry.delta)
+    }
+
+    /// The newest generation, 0 before the first.
+    pub(super) fn generation(&self) -> u64 {
+        self.0.last().map_or(0, |entry| entry.run.generation)
+    }
+
+    /// The first generation that should be there and is not.
+    pub(super) fn gap(&self) -> Option<u64> {
+        let numbered = (1..).zip(&self.0);
+        numbered.into_iter().find(|(number, entry)| entry.run.generation != *number).map(|(n, _)| n)
     }
 
     /// The generation after the newest.
     pub(super) fn next_generation(&self) -> u64 {
-        self.0.last().map_or(1, |entry| entry.run.generation + 1)
+        self.generation() + 1
     }
 
-    fn publications(&self) -> impl DoubleEndedIterator<Item = &LogEntry> {
-        self.0.iter().filter(|entry| entry.withdraws.is_none())
+    /// The entries that published a run, oldest first.
+    pub fn publications(&self) -> impl DoubleEndedIterator<Item = &LogEntry> {
+        self.0.iter().filter(|entry| entry.is_publication())
+    }
+
+    fn stands(&self, entry: &LogEntry) -> bool {
+        !self.is_withdrawn(entry) && !self.is_collected(&entry.run.run_id)
     }
 
     fn with_fingerprint(&self, fingerprint: &str) -> impl DoubleEndedIterator<Item = &LogEntry> {
@@ -126,4 +206,18 @@ pub(super) fn entry_generation(path: &str) -> Option<u64> {
     let digits = path.strip_prefix("_log/")?.strip_suffix(".json")?;
     let all_digits = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
     all_digits.then(|| digits.parse().ok())?
+}
+
+/// A snapshot of all entries up to one: derived, so that a long log is read in a few requests.
+pub(super) const SNAPSHOT_EVERY: u64 = 8;
+
+/// Where the snapshot up to a generation lies.
+pub(super) fn snapshot_path(generation: u64) -> String {
+    format!("_log/{generation:020}.snapshot.json")
+}
+
+/// The generation of the snapshot at `path`, or `None` for any other file.
+pub(super) fn snapshot_generation(path: &str) -> Option<u64> {
+    let stem = path.strip_suffix(".snapshot.json")?;
+    entry_generation(&format!("{stem}.json"))
 }

@@ -1,5 +1,7 @@
 //! The manifest of a run, and where the files of a run lie below the output.
 
+use std::collections::BTreeMap;
+
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -42,6 +44,9 @@ pub struct Manifest {
     pub counts: Map<String, Value>,
     /// The stages in the order they ran.
     pub stages: Vec<Stage>,
+    /// Whether the tables are kept in Delta logs too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub delta: bool,
     /// Unique to this attempt: it tells our own write from an equal one of somebody else.
     pub nonce: String,
 }
@@ -55,6 +60,17 @@ pub struct ManifestInput {
     pub bytes: u64,
     /// Version.
     pub etag: Option<String>,
+}
+
+impl Manifest {
+    /// The tables of the run with their files; vector files are none.
+    pub(super) fn tables(&self) -> BTreeMap<&str, Vec<&PublishedFile>> {
+        let mut tables: BTreeMap<&str, Vec<&PublishedFile>> = BTreeMap::new();
+        for file in self.files.iter().filter(|file| file.path.starts_with("tables/")) {
+            tables.entry(&file.table).or_default().push(file);
+        }
+        tables
+    }
 }
 
 impl From<&InputFile> for ManifestInput {
@@ -124,6 +140,11 @@ impl RunPath {
     /// A file beside the tables: `_report.json`, `_plan.json`, `manifests/items.txt`.
     pub fn file(&self, name: &str) -> String {
         format!("runs/{}/{}/{name}", self.logical_date, self.run_id)
+    }
+
+    /// The files of a table, one url per line.
+    pub fn table_manifest(&self, table: &str) -> String {
+        self.file(&format!("manifests/{table}.txt"))
     }
 
     /// A vector file: `vectors/item_factors.npy`.

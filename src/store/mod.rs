@@ -3,18 +3,25 @@
 //! It never knows what a column means. Callers are plain threads: every function here blocks, and
 //! what is asynchronous underneath runs on one small [`IoRuntime`] that is handed around.
 //!
+//! - stores: local disks, S3, Google Cloud Storage and Azure, by the url; [`StoreOptions`],
+//!   [`StoreCounts`]
 //! - in: [`Location`] (a url), [`list_inputs`], [`footers`], [`read_row_group`], [`read_all`]
 //! - vectors: [`VectorWriter`] and [`VectorFile`] stream, a part or a block at a time
 //! - out: [`TableFile`] (the same rows give the same bytes), [`Output`], [`RunPath`], [`put_file`]
-//! - commit: [`Manifest`], [`Output::publish`], [`Log`], [`Current`]
-//!
-//! Local disks only so far; other schemes are refused by name.
+//! - commit: [`Manifest`], [`Output::publish`], [`Log`], [`Current`]; [`Output::follow_log`]
+//! - care: [`Output::withdraw`], [`Output::verify`], [`Output::collect`]
 
+mod bucket;
+mod collect;
+mod delta;
 mod error;
+mod follow;
+mod http;
 mod list;
 mod location;
 mod log;
 mod manifest;
+mod meter;
 mod object;
 mod output;
 mod publish;
@@ -23,22 +30,27 @@ mod runtime;
 mod table_writer;
 mod vector_reader;
 mod vector_writer;
+mod verify;
+mod withdraw;
 
+pub use collect::{Collection, CollectionRules};
 pub use error::{ListError, PublishError, ReadError, UrlError};
 pub use list::{InputFile, Listing, list_inputs};
 pub use location::Location;
-pub use log::{Current, Log, LogEntry};
+pub use log::{Current, Log, LogEntry, Standing};
 pub use manifest::{FORMAT, Manifest, ManifestInput, PublishedFile, RunPath, Stage};
+pub use meter::StoreCounts;
 pub use output::{Output, put_file};
 pub use publish::Published;
 pub use reader::{Footer, RowGroupReader, footer, footers, read_all, read_row_group};
-pub use runtime::IoRuntime;
+pub use runtime::{IoRuntime, StoreOptions};
 pub use table_writer::{BATCH_ROWS, EncodedFile, TableFile};
 pub use vector_reader::{VectorBlock, VectorFile};
 pub use vector_writer::VectorWriter;
+pub use verify::Verification;
 
 #[cfg(test)]
-mod faults;
+pub(crate) mod faults;
 #[cfg(test)]
 mod list_tests;
 #[cfg(test)]
@@ -46,6 +58,10 @@ mod publish_tests;
 #[cfg(test)]
 mod reader_tests;
 #[cfg(test)]
+mod schedule_tests;
+#[cfg(test)]
 mod table_writer_tests;
 #[cfg(test)]
 mod vector_tests;
+#[cfg(test)]
+pub(crate) mod witness;

@@ -15,6 +15,7 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::list::InputFile;
 use super::location::Location;
+use super::runtime::IoRuntime;
 
 /// Ranges closer than this are read in one request: a request costs more than bytes not needed.
 const COALESCE_BYTES: u64 = 256 << 10;
@@ -25,6 +26,7 @@ const FOOTER_BYTES: usize = 64 << 10;
 /// An object that must still be what was listed: another etag or size is a failed precondition.
 #[derive(Clone, Debug)]
 pub(super) struct PlannedObject {
+    runtime: IoRuntime,
     store: Arc<dyn ObjectStore>,
     path: Path,
     bytes: u64,
@@ -38,7 +40,7 @@ impl PlannedObject {
     ) -> std::result::Result<Self, object_store::Error> {
         let path = Path::parse(&file.key)?;
         let (store, etag) = (location.store.clone(), file.etag.clone());
-        Ok(Self { store, path, bytes: file.bytes, etag })
+        Ok(Self { runtime: location.runtime.clone(), store, path, bytes: file.bytes, etag })
     }
 
     /// The bytes of one range.
@@ -52,6 +54,7 @@ impl PlannedObject {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
+        let _permit = self.runtime.reserve(range.end - range.start).await;
         let options = GetOptions {
             if_match: self.etag.clone(),
             range: Some(range.into()),

@@ -8,14 +8,17 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, UpdateVersion};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::bucket::BucketUrl;
 use super::error::{PublishError, UrlError};
 use super::list::InputFile;
-use super::location::{Location, local_path};
-use super::log::{Current, Log, LogEntry, entry_generation};
+use super::location::{Location, local_path, prefixed};
+use super::log::{
+    Current, Log, LogEntry, SNAPSHOT_EVERY, entry_generation, snapshot_generation, snapshot_path,
+};
 use super::manifest::{FORMAT, Manifest, PublishedFile};
 use super::runtime::IoRuntime;
 use super::table_writer::{EncodedFile, sha256_hex};
@@ -23,15 +26,25 @@ use super::table_writer::{EncodedFile, sha256_hex};
 /// Small objects asked for at a time.
 const OBJECTS_AT_ONCE: usize = 16;
 
+/// Objects of a store that are larger are sent in parts of this size, so that a failure costs a part.
+const PART_BYTES: usize = 8 << 20;
+
+/// Parts on their way at a time.
+pub(super) const PARTS_AT_ONCE: usize = 4;
+
 /// The place a job publishes to. Paths given to it are relative to its url.
 #[derive(Clone, Debug)]
 pub struct Output {
     pub(super) runtime: IoRuntime,
     pub(super) store: Arc<dyn ObjectStore>,
-    /// The folder on the local disk, where a lock can be held.
-    pub(super) folder: PathBuf,
+    /// The folder on the local disk, where a lock can be held; none in an object store, which has
+    /// conditional writes instead.
+    pub(super) folder: Option<PathBuf>,
     url: String,
 }
+
+/// An object and the version of it that was read.
+pub(super) type Versioned = (Bytes, UpdateVersion);
 
 impl Output {
     /// Opens the folder `url`, absolute or relative to `base`, and makes it if it is not there.
@@ -41,16 +54,25 @@ impl Output {
     /// # Errors
     /// [`PublishError::Url`] and [`PublishError::Io`].
     pub fn create(runtime: &IoRuntime, url: &str, base: &Path) -> Result<Self, PublishError> {
-        let folder = base.join(local_path(url)?);
-        std::fs::create_dir_all(&folder).map_err(|source| io_error(url, source))?;
+        if BucketUrl::parse(url)?.is_none() {
+            let folder = base.join(local_path(url)?);
+            std::fs::create_dir_all(&folder).map_err(|source| io_error(url, source))?;
+        }
         Self::open(runtime, url, base)
     }
 
-    /// Opens a folder that is there already, to read what was published.
+    /// Opens a folder that is there already, to read what was published. In an object store every
+    /// folder is there.
     ///
     /// # Errors
     /// [`PublishError::Url`] and [`PublishError::Io`].
     pub fn open(runtime: &IoRuntime, url: &str, base: &Path) -> Result<Self, PublishError> {
+        if let Some(bucket) = BucketUrl::parse(url)? {
+            let folder = bucket.folder_key(&bucket.path)?;
+            let store = prefixed(runtime.bucket(&bucket)?, folder);
+            let (runtime, url) = (runtime.clone(), url.to_owned());
+            return Ok(Self { runtime, store, folder: None, url });
+        }
         let folder = base.join(local_path(url)?);
         let found = std::fs::metadata(&folder).map_err(|source| io_error(url, source))?;
         if !found.is_dir() {
@@ -60,8 +82,9 @@ impl Output {
         let store = LocalFileSystem::new_with_prefix(&folder)
             .map_err(|source| PublishError::Store { path: url.to_owned(), source })?
             .with_fsync(true);
+        let store = runtime.metered(Arc::new(store));
         let (runtime, url) = (runtime.clone(), url.to_owned());
-        Ok(Self { runtime, store: Arc::new(store), folder, url })
+        Ok(Self { runtime, store, folder: Some(folder), url })
     }
 
     /// The url as the user wrote it.
@@ -74,6 +97,17 @@ impl Output {
         self.location().url_of(path)
     }
 
+    /// `path` as a url that other programs open from anywhere: absolute, with a scheme.
+    pub fn absolute_url_of(&self, path: &str) -> String {
+        match &self.folder {
+            None => self.url_of(path),
+            Some(folder) => {
+                let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+                format!("file://{}", folder.join(path).display())
+            }
+        }
+    }
+
     /// The output as a place to read from: what [`Output::table_files`] lists is read there.
     pub fn location(&self) -> Location {
         Location::within(&self.runtime, self.store.clone(), &self.url)
@@ -84,8 +118,35 @@ impl Output {
     /// # Errors
     /// [`PublishError::Store`].
     pub fn put(&self, path: &str, bytes: Bytes) -> Result<(), PublishError> {
-        let written = self.runtime.wait(async { self.store.put(&key(path)?, bytes.into()).await });
-        written.map(drop).map_err(|source| self.store_error(path, source))
+        let in_parts = self.folder.is_none() && bytes.len() > 2 * PART_BYTES;
+        let written = self.runtime.wait(async {
+            let path = key(path)?;
+            match in_parts {
+                true => self.put_in_parts(&path, bytes).await,
+                false => self.store.put(&path, bytes.into()).await.map(drop),
+            }
+        });
+        written.map_err(|source| self.store_error(path, source))
+    }
+
+    async fn put_in_parts(&self, path: &Key, bytes: Bytes) -> object_store::Result<()> {
+        let mut upload = self.store.put_multipart(path).await?;
+        let starts = (0..bytes.len()).step_by(PART_BYTES);
+        let parts: Vec<_> = starts
+            .map(|start| {
+                let end = bytes.len().min(start + PART_BYTES);
+                upload.put_part(bytes.slice(start..end).into())
+            })
+            .collect();
+        let sent = stream::iter(parts).buffer_unordered(PARTS_AT_ONCE).try_collect::<Vec<()>>();
+        match sent.await {
+            Ok(_) => upload.complete().await.map(drop),
+            Err(error) => {
+                // What cannot be taken back now is left to the bucket's lifecycle rules.
+                let _ = upload.abort().await;
+                Err(error)
+            }
+        }
     }
 
     /// Reads a small file, or `None` where there is none.
@@ -93,8 +154,18 @@ impl Output {
     /// # Errors
     /// [`PublishError::Store`].
     pub fn get(&self, path: &str) -> Result<Option<Bytes>, PublishError> {
-        match self.runtime.wait(self.fetch(path)) {
-            Ok(bytes) => Ok(Some(bytes)),
+        Ok(self.get_versioned(path)?.map(|(bytes, _)| bytes))
+    }
+
+    /// The same with the version, to replace exactly that one.
+    pub(super) fn get_versioned(&self, path: &str) -> Result<Option<Versioned>, PublishError> {
+        let fetched = self.runtime.wait(async {
+            let found = self.store.get(&key(path)?).await?;
+            let (e_tag, version) = (found.meta.e_tag.clone(), found.meta.version.clone());
+            Ok((found.bytes().await?, UpdateVersion { e_tag, version }))
+        });
+        match fetched {
+            Ok(found) => Ok(Some(found)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(self.store_error(path, source)),
         }
@@ -102,22 +173,86 @@ impl Output {
 
     /// The log as it is now: the authority on what is published.
     ///
+    /// Takes one listing, the newest snapshot and the few entries after it.
+    ///
     /// # Errors
-    /// [`PublishError::Store`], and [`PublishError::Corrupt`] for an entry that does not parse.
+    /// [`PublishError::Store`], and [`PublishError::Corrupt`] for an entry that does not parse or is
+    /// missing in the middle.
     pub fn read_log(&self) -> Result<Log, PublishError> {
-        let entries = self.runtime.wait(async {
-            let listed = self.store.list(Some(&key("_log")?));
-            let paths: Vec<_> = listed.map_ok(|object| object.location).try_collect().await?;
-            let paths = paths.into_iter().filter(|path| entry_generation(path.as_ref()).is_some());
-            let fetches = paths.map(|path| async move {
-                let bytes = self.fetch(path.as_ref()).await?;
-                Ok((path, bytes))
-            });
-            stream::iter(fetches).buffer_unordered(OBJECTS_AT_ONCE).try_collect::<Vec<_>>().await
+        let paths = self.log_paths()?;
+        let newest = paths.iter().filter_map(|path| snapshot_generation(path)).max();
+        let known = newest.map(|generation| self.snapshot(generation)).transpose()?.flatten();
+        self.log_after(known.unwrap_or_default(), &paths)
+    }
+
+    /// The log from its entries alone, no matter what snapshots say.
+    ///
+    /// # Errors
+    /// As [`Output::read_log`].
+    pub fn read_log_entries(&self) -> Result<Log, PublishError> {
+        self.log_after(Vec::new(), &self.log_paths()?)
+    }
+
+    fn log_paths(&self) -> Result<Vec<String>, PublishError> {
+        let paths = self.list("_log")?;
+        Ok(paths.into_iter().map(|object| object.location.to_string()).collect())
+    }
+
+    fn log_after(&self, known: Vec<LogEntry>, paths: &[String]) -> Result<Log, PublishError> {
+        let first = known.len() as u64 + 1;
+        let newer = |path: &&String| entry_generation(path).is_some_and(|found| found >= first);
+        let fetches = paths.iter().filter(newer).map(|path| async move {
+            let bytes = self.fetch(path).await?;
+            Ok((path, bytes))
         });
-        let entries = entries.map_err(|source| self.store_error("_log/", source))?;
-        let parse = |(path, bytes): (Key, Bytes)| self.parse_entry(path.as_ref(), &bytes);
-        entries.into_iter().map(parse).collect::<Result<_, _>>().map(Log::new)
+        let fetched =
+            stream::iter(fetches).buffer_unordered(OBJECTS_AT_ONCE).try_collect::<Vec<_>>();
+        let fetched = self.runtime.wait(fetched);
+        let mut entries = known;
+        for (path, bytes) in fetched.map_err(|source| self.store_error("_log/", source))? {
+            entries.push(self.parse_entry(path, &bytes)?);
+        }
+        let log = Log::new(entries);
+        match log.gap() {
+            None => Ok(log),
+            Some(generation) => Err(PublishError::Corrupt {
+                path: self.url_of("_log/"),
+                source: format!("generation {generation} is missing").into(),
+            }),
+        }
+    }
+
+    /// The entries of a snapshot; `None` where it is not what it should be, as it is only derived.
+    fn snapshot(&self, generation: u64) -> Result<Option<Vec<LogEntry>>, PublishError> {
+        let Some(bytes) = self.get(&snapshot_path(generation))? else { return Ok(None) };
+        let entries: Option<Vec<LogEntry>> = serde_json::from_slice(&bytes).ok();
+        let is_whole = |entries: &Vec<LogEntry>| {
+            let log = Log::new(entries.clone());
+            log.gap().is_none() && log.generation() == generation
+        };
+        Ok(entries.filter(is_whole))
+    }
+
+    /// Writes a snapshot when it is time for one. It is only derived, so a failure costs requests.
+    pub(super) fn write_snapshot(&self, log: &Log) {
+        let generation = log.generation() / SNAPSHOT_EVERY * SNAPSHOT_EVERY;
+        if generation == 0 {
+            return;
+        }
+        let upto = &log.entries()[..generation as usize];
+        if let Err(error) = self.put_new(&snapshot_path(generation), &to_json(&upto)) {
+            tracing::debug!(%error, generation, "no snapshot of the log");
+        }
+    }
+
+    /// The objects below `folder`, which is relative to the output.
+    pub(super) fn list(&self, folder: &str) -> Result<Vec<ObjectMeta>, PublishError> {
+        let listed = self
+            .runtime
+            .wait(async { self.store.list(Some(&key(folder)?)).try_collect::<Vec<_>>().await });
+        let mut listed = listed.map_err(|source| self.store_error(folder, source))?;
+        listed.sort_unstable_by(|a, b| a.location.cmp(&b.location));
+        Ok(listed)
     }
 
     /// The run that readers see, from the log.
@@ -161,7 +296,7 @@ impl Output {
         files.map(|file| self.input_file(file)).collect()
     }
 
-    fn input_file(&self, file: &PublishedFile) -> InputFile {
+    pub(super) fn input_file(&self, file: &PublishedFile) -> InputFile {
         InputFile {
             key: file.path.clone(),
             url: self.url_of(&file.path),
@@ -191,9 +326,27 @@ impl Output {
 
     /// Writes an object that must not exist.
     pub(super) fn put_new(&self, path: &str, bytes: &Bytes) -> object_store::Result<()> {
-        let (payload, options) = (bytes.clone().into(), PutMode::Create.into());
-        let put = async { self.store.put_opts(&key(path)?, payload, options).await };
+        self.put_if(path, bytes, PutMode::Create)
+    }
+
+    /// Writes an object under a condition.
+    pub(super) fn put_if(
+        &self,
+        path: &str,
+        bytes: &Bytes,
+        mode: PutMode,
+    ) -> object_store::Result<()> {
+        let put =
+            async { self.store.put_opts(&key(path)?, bytes.clone().into(), mode.into()).await };
         self.runtime.wait(put).map(drop)
+    }
+
+    /// Removes an object; that it is not there is no error.
+    pub(super) fn delete(&self, path: &str) -> Result<(), PublishError> {
+        match self.runtime.wait(async { self.store.delete(&key(path)?).await }) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(self.store_error(path, source)),
+        }
     }
 
     pub(super) fn parse_entry(&self, path: &str, bytes: &[u8]) -> Result<LogEntry, PublishError> {

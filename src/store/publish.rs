@@ -1,18 +1,15 @@
-//! The commit: a create-only generation in the log, then its mirror.
+//! The commit: a create-only generation in the log.
 //!
 //! A write whose outcome is unknown is read back and told by its nonce. Nothing is ever cleaned
 //! up here: what looks like a failed write may be the one that readers already see.
 
-use std::fs::File;
-
 use bytes::Bytes;
-use object_store::path::Path as Key;
-use object_store::{Error as StoreError, ObjectStoreExt};
+use object_store::{Error as StoreError, PutMode, UpdateVersion};
 
 use super::error::PublishError;
-use super::log::{Current, LogEntry, entry_path};
+use super::log::{Current, Log, LogEntry, entry_path};
 use super::manifest::{Manifest, RunPath};
-use super::output::{Output, io_error, to_json};
+use super::output::{Output, to_json};
 use super::table_writer::sha256_hex;
 
 /// Times that a write without a known outcome is tried before giving up.
@@ -28,14 +25,47 @@ pub enum Published {
 }
 
 /// What a create-only write turned out to be.
-enum Created {
+pub(super) enum Created {
     Ours,
     Theirs,
 }
 
 impl Output {
+    /// Finds out whether the store refuses what it must: an object that exists, and a version that
+    /// is not there. `name` is of this run only.
+    ///
+    /// # Errors
+    /// [`PublishError::UnsafeStore`] where it does not; [`PublishError::Store`].
+    pub fn probe(&self, name: &str) -> Result<(), PublishError> {
+        let path = format!("_probe/{name}");
+        let (first, second) = (Bytes::from(format!("1 {name}")), Bytes::from(format!("2 {name}")));
+        let refused = |problem| {
+            let url = self.url().to_owned();
+            Err(PublishError::UnsafeStore { url, problem })
+        };
+        if let Created::Theirs = self.create_object(&path, &first)? {
+            return refused("mixes up objects");
+        }
+        if self.put_new(&path, &second).is_ok() || self.get(&path)?.as_ref() != Some(&first) {
+            return refused("overwrites objects that must only be created");
+        }
+        // A local disk has no versions; its outputs are guarded by a lock instead.
+        if self.folder.is_none() {
+            let e_tag = Some(format!("\"{}\"", "0".repeat(32)));
+            let stale = UpdateVersion { e_tag, version: Some("1".to_owned()) };
+            let replaced = self.put_if(&path, &second, PutMode::Update(stale));
+            if replaced.is_ok() || self.get(&path)?.as_ref() != Some(&first) {
+                return refused("replaces versions that are not there");
+            }
+        }
+        if let Err(error) = self.delete(&path) {
+            tracing::debug!(%error, "the probe stays");
+        }
+        Ok(())
+    }
+
     /// Publishes a run whose files are all written: checks them, writes the manifest at `path`,
-    /// appends a generation to the log and brings `current.json` up to it.
+    /// appends a generation to the log and brings up to it what follows the log.
     ///
     /// Readers see the run from the moment the generation exists, or never. `published_at` is now,
     /// RFC 3339. `force` publishes even what is published or withdrawn already.
@@ -43,7 +73,7 @@ impl Output {
     /// # Errors
     /// [`PublishError::UnknownOutcome`] leaves everything as it is: the same call, in this process
     /// or another, finds out. After any other error the run is not published, except when writing
-    /// `current.json` fails: [`Output::mirror_current`] repairs that.
+    /// `current.json` fails: [`Output::follow_log`] repairs that.
     pub fn publish(
         &self,
         path: &RunPath,
@@ -52,50 +82,69 @@ impl Output {
         force: bool,
     ) -> Result<Published, PublishError> {
         self.check_files(&manifest.files)?;
+        for (table, files) in manifest.tables() {
+            self.put(&path.table_manifest(table), self.url_lines(&files))?;
+        }
         let (path, bytes) = (path.manifest(), to_json(manifest));
         if let Created::Theirs = self.create_object(&path, &bytes)? {
             return Err(PublishError::RunTaken { path: self.url_of(&path) });
         }
         let sha256 = sha256_hex(&bytes);
         let entry = LogEntry::publication(manifest, &path, &sha256, published_at);
-        let published = self.append(entry, force)?;
-        self.mirror_current()?;
+        let settled = |log: &Log, entry: &LogEntry| {
+            if log.is_collected(&entry.run.run_id) {
+                return Err(PublishError::Collected { run_id: entry.run.run_id.clone() });
+            }
+            if force {
+                return Ok(None);
+            }
+            if let Some(other) = log.find_withdrawn(&entry.fingerprint) {
+                return Err(PublishError::Withdrawn { generation: other.run.generation });
+            }
+            Ok(log.find_published(&entry.fingerprint).map(|other| other.run.clone()))
+        };
+        let published = match self.append(entry, settled)? {
+            Appended::New(entry) => Published::New(entry.run),
+            Appended::Settled(run) => Published::Already(run),
+        };
+        self.follow_log()?;
         Ok(published)
     }
 
-    /// Adds `entry` as the next generation, whichever that turns out to be.
+    /// Adds `entry` as the next generation, whichever that turns out to be, unless `settled` finds
+    /// in the log as it is then that there is nothing to add.
     ///
     /// Losing a race means that another publisher made progress, so that is tried without end.
-    fn append(&self, mut entry: LogEntry, force: bool) -> Result<Published, PublishError> {
+    pub(super) fn append<T>(
+        &self,
+        mut entry: LogEntry,
+        settled: impl Fn(&Log, &LogEntry) -> Result<Option<T>, PublishError>,
+    ) -> Result<Appended<T>, PublishError> {
         loop {
             let log = self.read_log()?;
             // A reply that was lost on the way, even to an earlier process: told by the nonce.
             let ours = |other: &&LogEntry| other.run.nonce == entry.run.nonce;
             if let Some(entry) = log.entries().iter().find(ours) {
-                return Ok(Published::New(entry.run.clone()));
+                return Ok(Appended::New(entry.clone()));
             }
-            if !force {
-                if let Some(other) = log.find_published(&entry.fingerprint) {
-                    return Ok(Published::Already(other.run.clone()));
-                }
-                if let Some(other) = log.find_withdrawn(&entry.fingerprint) {
-                    return Err(PublishError::Withdrawn { generation: other.run.generation });
-                }
+            if let Some(found) = settled(&log, &entry)? {
+                return Ok(Appended::Settled(found));
             }
             entry.run.generation = log.next_generation();
             let path = entry_path(entry.run.generation);
             if let Created::Ours = self.create_object(&path, &to_json(&entry))? {
-                return Ok(Published::New(entry.run));
+                return Ok(Appended::New(entry));
             }
         }
     }
 
     /// Creates an object and finds out, come what may, whether it is ours: the bytes hold a nonce.
-    fn create_object(&self, path: &str, bytes: &Bytes) -> Result<Created, PublishError> {
+    pub(super) fn create_object(&self, path: &str, bytes: &Bytes) -> Result<Created, PublishError> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
             let Err(error) = self.put_new(path, bytes) else { return Ok(Created::Ours) };
-            // A store may even answer "exists" to a write of ours that it applied before.
+            // A store may even answer "exists" to a write of ours that it applied before, and to
+            // one that met another in flight and was not applied.
             match self.get(path) {
                 Ok(Some(found)) if found == *bytes => return Ok(Created::Ours),
                 Ok(Some(_)) => return Ok(Created::Theirs),
@@ -103,47 +152,23 @@ impl Output {
                 Err(_) => return Err(self.unknown(path, error)),
             }
         }
-        // Seen to be absent every time, and a local disk has no requests still on their way.
-        Err(self.store_error(path, last.expect("at least one attempt was made")))
+        let error = last.expect("at least one attempt was made");
+        match self.folder {
+            // Seen to be absent every time, and a local disk has no requests still on their way.
+            Some(_) => Err(self.store_error(path, error)),
+            None => Err(self.unknown(path, error)),
+        }
     }
 
     fn unknown(&self, path: &str, source: StoreError) -> PublishError {
         PublishError::UnknownOutcome { path: self.url_of(path), source }
     }
+}
 
-    /// Writes `current.json` if it is not what the log says. Any process may call this at any time.
-    ///
-    /// It never goes backwards: a lock is held from reading the log to writing the mirror.
-    ///
-    /// # Errors
-    /// As [`Output::read_log`], and [`PublishError::Io`] when the lock cannot be taken.
-    pub fn mirror_current(&self) -> Result<Option<Current>, PublishError> {
-        const MIRROR: &str = "current.json";
-        let _lock = self.lock()?;
-        let current = self.read_current()?;
-        let found = self.get(MIRROR)?;
-        match current.as_ref().map(to_json) {
-            Some(bytes) if found.as_ref() != Some(&bytes) => self.put(MIRROR, bytes)?,
-            None if found.is_some() => self.delete(MIRROR)?,
-            _ => {}
-        }
-        Ok(current)
-    }
-
-    fn delete(&self, path: &str) -> Result<(), PublishError> {
-        let deleted = self.runtime.wait(self.store.delete(&Key::from(path)));
-        deleted.map_err(|source| self.store_error(path, source))
-    }
-
-    /// Waits for the lock on the mirror; it ends with the returned file, or with the process.
-    fn lock(&self) -> Result<File, PublishError> {
-        let folder = self.folder.join("_log");
-        let path = folder.join(".lock");
-        let locked = std::fs::create_dir_all(folder).and_then(|()| {
-            let file = File::options().create(true).append(true).open(&path)?;
-            file.lock()?;
-            Ok(file)
-        });
-        locked.map_err(|source| io_error(&path.to_string_lossy(), source))
-    }
+/// What came of adding an entry.
+pub(super) enum Appended<T> {
+    /// It is in the log, with its generation.
+    New(LogEntry),
+    /// There was nothing to add.
+    Settled(T),
 }

@@ -5,11 +5,10 @@ use std::thread;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use jiff::civil::{Date, date};
-use object_store::ObjectStore;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::faults::{Fault, FaultStore};
+use super::faults::{Fault, FaultStore, World};
 use super::*;
 
 const NOW: &str = "2026-11-23T01:02:03Z";
@@ -20,7 +19,7 @@ fn output(folder: &Path) -> Output {
     Output::create(&IoRuntime::new().unwrap(), "out/", folder).unwrap()
 }
 
-fn manifest(logical_date: Date, run_id: &str, fingerprint: &str) -> Manifest {
+pub(super) fn manifest(logical_date: Date, run_id: &str, fingerprint: &str) -> Manifest {
     Manifest {
         format: FORMAT,
         run_id: run_id.to_owned(),
@@ -36,6 +35,7 @@ fn manifest(logical_date: Date, run_id: &str, fingerprint: &str) -> Manifest {
         files: Vec::new(),
         counts: json!({"events": 3, "filtered": {"no_user": 1}}).as_object().unwrap().clone(),
         stages: vec![Stage { name: "scan".into(), seconds: 0.5, more: Default::default() }],
+        delta: false,
         nonce: format!("nonce of {run_id}"),
     }
 }
@@ -60,14 +60,7 @@ fn current_run(output: &Output) -> String {
 }
 
 fn withdraw(output: &Output, generation: u64) {
-    let log = output.read_log().unwrap();
-    let withdrawn = log.entries().iter().find(|entry| entry.run.generation == generation);
-    let mut entry = withdrawn.unwrap().clone();
-    entry.withdraws = Some(generation);
-    entry.run.generation = log.next_generation();
-    entry.run.nonce = format!("withdraws {generation}");
-    output.put_new(&log::entry_path(entry.run.generation), &output::to_json(&entry)).unwrap();
-    output.mirror_current().unwrap();
+    output.withdraw(Some(generation), NOW, &format!("withdraws {generation}")).unwrap();
 }
 
 #[test]
@@ -92,7 +85,8 @@ fn files_lie_where_readers_expect_them_with_the_fields_they_rely_on() {
 
     let current = json_at(folder.path(), "current.json");
     let names: Vec<_> = current.as_object().unwrap().keys().map(String::as_str).collect();
-    let expected = "generation logical_date run_id manifest published_at nonce manifest_sha256";
+    let expected = "generation logical_date run_id manifest published_at nonce manifest_sha256 \
+                    log_generation";
     assert_eq!(names.join(" "), expected);
     assert_eq!(current["manifest"], "runs/2026-11-22/r1/_manifest.json");
     let entry = json_at(folder.path(), "_log/00000000000000000001.json");
@@ -157,7 +151,7 @@ fn current_is_a_function_of_the_log() {
 fn the_mirror_is_repaired_and_removed_with_the_last_run() {
     let folder = TempDir::new().unwrap();
     let output = output(folder.path());
-    assert_eq!(output.mirror_current().unwrap(), None);
+    assert_eq!(output.follow_log().unwrap(), None);
     publish(&output, SUNDAY, "r1", "f1");
     let mirror = folder.path().join("out/current.json");
     let written = fs::read(&mirror).unwrap();
@@ -210,29 +204,53 @@ fn racing_publishers_of_one_fingerprint_publish_it_once() {
     assert_eq!(published.iter().filter(|p| matches!(p, Published::New(_))).count(), 1);
 }
 
+/// An output in memory whose first creations in the log have these faults.
+fn output_with(faults: &'static [Fault]) -> Output {
+    let (runtime, world) = (IoRuntime::new().unwrap(), World::new());
+    let n_entries = std::sync::atomic::AtomicUsize::new(0);
+    let store = FaultStore::new(&world, move |call| {
+        let is_entry = call.kind == "put" && call.path.starts_with("out/_log/");
+        let number = || n_entries.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        if is_entry { faults.get(number()).copied() } else { None }
+    });
+    runtime.insert_bucket("s3://shop", Arc::new(store));
+    Output::open(&runtime, "s3://shop/out/", Path::new("")).unwrap()
+}
+
 #[test]
 fn unknown_outcomes_are_read_back() {
     use Fault::*;
-    let cases: [&[Fault]; 4] =
-        [&[ReplyLost], &[AppliedThenExists], &[NotSent], &[NotSent, NotSent, ReplyLost]];
+    let cases: [&[Fault]; 6] = [
+        &[ReplyLost],
+        &[AppliedThenRefused],
+        &[NotApplied],
+        &[Conflict],
+        &[Late],
+        &[NotApplied, NotApplied, ReplyLost],
+    ];
     for faults in cases {
-        let folder = TempDir::new().unwrap();
-        let mut output = output(folder.path());
-        let inner: Arc<dyn ObjectStore> = output.store.clone();
-        output.store = Arc::new(FaultStore::new(inner, faults));
+        let output = output_with(faults);
         let published = publish(&output, SUNDAY, "r1", "f1");
         assert!(matches!(published, Published::New(_)), "{faults:?}");
         assert_eq!(output.read_log().unwrap().entries().len(), 1, "{faults:?}");
     }
-    let folder = TempDir::new().unwrap();
-    let mut output = output(folder.path());
-    output.store = Arc::new(FaultStore::new(output.store.clone(), &[NotSent; 5]));
+    let output = output_with(&[NotApplied; 5]);
     let run = manifest(SUNDAY, "r1", "f1");
     let path = RunPath::new(SUNDAY, "r1");
     let error = output.publish(&path, &run, NOW, false).unwrap_err();
-    assert_eq!(error.exit_code(), 74, "{error}");
+    assert!(matches!(error, PublishError::UnknownOutcome { .. }), "{error}");
+    assert_eq!(error.exit_code(), 75, "{error}");
     assert_eq!(output.read_current().unwrap(), None);
     output.publish(&path, &run, NOW, false).unwrap();
+}
+
+#[test]
+fn a_store_that_ignores_conditions_is_refused() {
+    let safe = output_with(&[]);
+    safe.probe("p1").unwrap();
+    let folder = TempDir::new().unwrap();
+    output(folder.path()).probe("p1").unwrap();
+    assert!(!folder.path().join("out/_probe/p1").exists(), "the probe is cleaned up");
 }
 
 #[test]
@@ -291,11 +309,12 @@ fn entries_may_gain_fields() {
 }
 
 #[test]
-fn an_output_is_a_local_folder() {
+fn an_output_on_a_disk_is_a_folder() {
     let folder = TempDir::new().unwrap();
     let runtime = IoRuntime::new().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
-    for (url, code) in [("s3://shop/recs/", 78), ("file/", 74), ("file", 74)] {
+    for (url, code) in [("hdfs://shop/recs/", 78), ("s3:///recs/", 78), ("file/", 74), ("file", 74)]
+    {
         let error = Output::create(&runtime, url, folder.path()).unwrap_err();
         assert_eq!(error.exit_code(), code, "{error}");
     }

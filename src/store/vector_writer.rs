@@ -1,12 +1,15 @@
 //! Vector files, streamed: memory holds one part of a file, whatever the file's size.
 
+use std::collections::VecDeque;
+
 use object_store::path::Path as Key;
 use object_store::{MultipartUpload, ObjectStoreExt};
 use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
 
 use super::error::PublishError;
 use super::manifest::PublishedFile;
-use super::output::Output;
+use super::output::{Output, PARTS_AT_ONCE};
 use crate::schema::vectors::{VectorLayout, push_floats};
 
 /// Bytes of every part but the last. Stores take 10,000 parts of one size, at least 5 MiB.
@@ -87,6 +90,8 @@ struct Upload<'a> {
     buffer: Vec<u8>,
     /// Absent until there is more than one part.
     parts: Option<Box<dyn MultipartUpload>>,
+    /// Parts on their way.
+    in_flight: VecDeque<JoinHandle<object_store::Result<()>>>,
     digest: Sha256,
     bytes: u64,
 }
@@ -94,7 +99,8 @@ struct Upload<'a> {
 impl<'a> Upload<'a> {
     fn new(output: &'a Output, path: &str) -> Self {
         let (path, digest) = (path.to_owned(), Sha256::new());
-        Self { output, path, buffer: Vec::new(), parts: None, digest, bytes: 0 }
+        let in_flight = VecDeque::new();
+        Self { output, path, buffer: Vec::new(), parts: None, in_flight, digest, bytes: 0 }
     }
 
     #[inline]
@@ -109,15 +115,27 @@ impl<'a> Upload<'a> {
 
     fn send_part(&mut self, part: Vec<u8>) -> Result<(), PublishError> {
         self.count(&part);
-        let Self { output, path, parts, .. } = self;
-        let sent = output.runtime.wait(async {
-            if parts.is_none() {
-                *parts = Some(output.store.put_multipart(&Key::parse(&*path)?).await?);
-            }
-            let parts = parts.as_mut().expect("it was started above");
-            parts.put_part(part.into()).await
-        });
-        sent.map_err(|source| output.store_error(path, source))
+        if self.parts.is_none() {
+            let Self { output, path, .. } = self;
+            let started = output
+                .runtime
+                .wait(async { output.store.put_multipart(&Key::parse(&*path)?).await });
+            self.parts = Some(started.map_err(|source| output.store_error(path, source))?);
+        }
+        self.wait_until_in_flight(PARTS_AT_ONCE - 1)?;
+        let parts = self.parts.as_mut().expect("it was started above");
+        self.in_flight.push_back(self.output.runtime.spawn(parts.put_part(part.into())));
+        Ok(())
+    }
+
+    /// Waits until no more than so many parts are on their way.
+    fn wait_until_in_flight(&mut self, n_parts: usize) -> Result<(), PublishError> {
+        while self.in_flight.len() > n_parts {
+            let first = self.in_flight.pop_front().expect("it is not empty");
+            let sent = self.output.runtime.wait(first).expect("sending a part does not panic");
+            sent.map_err(|source| self.output.store_error(&self.path, source))?;
+        }
+        Ok(())
     }
 
     fn count(&mut self, part: &[u8]) {
@@ -134,6 +152,7 @@ impl<'a> Upload<'a> {
             if !last.is_empty() {
                 self.send_part(last)?;
             }
+            self.wait_until_in_flight(0)?;
             let mut parts = self.parts.take().expect("it is not none");
             let completed = self.output.runtime.wait(parts.complete());
             completed.map_err(|source| self.output.store_error(&self.path, source))?;
@@ -147,6 +166,9 @@ impl<'a> Upload<'a> {
 impl Drop for Upload<'_> {
     /// Parts of a file that was given up would stay in an object store, and cost, for ever.
     fn drop(&mut self) {
+        for part in self.in_flight.drain(..) {
+            part.abort();
+        }
         if let Some(mut parts) = self.parts.take() {
             let _ = self.output.runtime.wait(parts.abort());
         }

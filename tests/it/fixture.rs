@@ -63,6 +63,7 @@ impl Sandbox {
             workers,
             publish: true,
             force: true,
+            unsafe_single_writer: false,
             started_at_us: 1_790_000_000_000_000,
             run_id: format!("with-{workers}-workers"),
             observer: Arc::new(Silent),

@@ -62,7 +62,7 @@ fn imports_follow_the_arrows() {
     for path in files {
         let layer = layer_of(&path, &src);
         let name = path.file_stem().unwrap().to_str().unwrap();
-        let is_test = name.ends_with("tests") || matches!(name, "reference" | "faults");
+        let is_test = name.ends_with("tests") || matches!(name, "reference" | "faults" | "witness");
         let Some((_, allowed)) = ARROWS.iter().find(|(of, _)| *of == layer) else { continue };
         if is_test {
             continue;

@@ -8,6 +8,7 @@ mod als;
 mod input;
 mod models;
 mod output;
+mod store;
 mod values;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub use models::{
     ItemNeighbors, Popularity, Ranker, Shape, Similarity, TopK,
 };
 pub use output::{EmbeddingType, Output, VectorType, Vectors, VectorsOf};
+pub use store::Store;
 pub use values::{ByteSize, Days, FilterValue, Values};
 
 /// A job: what is read, what is computed, where it goes.
@@ -88,6 +90,10 @@ pub struct Spec {
     #[serde(default)]
     #[schemars(extend("x-default" = "the defaults of its keys"))]
     pub limits: Limits,
+    /// How object stores are reached; nothing of it changes a result.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "the defaults of its keys"))]
+    pub store: Store,
     /// Where the results are published.
     pub output: Output,
 }

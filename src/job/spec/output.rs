@@ -14,6 +14,12 @@ pub struct Output {
     #[serde(default)]
     #[schemars(example = &"list")]
     pub embeddings: EmbeddingType,
+    /// Whether to keep a Delta Lake log of each table, in `tables/<table>/_delta_log/`, so that
+    /// readers of Delta tables see the current run. It is never checkpointed: good for thousands of
+    /// runs.
+    #[serde(default)]
+    #[schemars(example = true)]
+    pub delta: bool,
     /// Vector files for retrieval systems, one `[[output.vectors]]` each. They lie beside the
     /// manifest, in `runs/<logical_date>/<run_id>/vectors/`: one file of items, one per shard of
     /// users.

@@ -1,0 +1,214 @@
+//! Garbage collection: which runs nobody needs any more, and their removal.
+//!
+//! An entry of the log gives runs up before a byte of them is deleted. So a rollback never leads
+//! to a run that is half gone, and a run that was only slow finds out when it wants to publish.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::{ObjectMeta, ObjectStore};
+use serde::Serialize;
+
+use super::error::PublishError;
+use super::log::{Current, Log, LogEntry, snapshot_generation};
+use super::output::Output;
+use super::publish::Appended;
+
+/// What is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CollectionRules {
+    /// This many newest publications are kept, and whatever readers see.
+    pub keep: usize,
+    /// Runs that began less than this before now are kept, so this is longer than any run takes.
+    pub grace_us: i64,
+    /// Now, in microseconds since 1970.
+    pub now_us: i64,
+}
+
+/// What is, or would be, removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Collection {
+    /// Runs that were published, and their files.
+    pub published_runs: Vec<String>,
+    /// Runs that never were: attempts that failed, or were not to be published.
+    pub unpublished_runs: Vec<String>,
+    /// Objects that go, probes and old snapshots of the log included.
+    pub objects: usize,
+    /// Their size.
+    pub bytes: u64,
+    /// The entry of the log that gives the runs up; absent where nothing was done.
+    pub generation: Option<u64>,
+}
+
+/// What the output holds, by run.
+struct Inventory {
+    runs: BTreeMap<String, Vec<ObjectMeta>>,
+    others: Vec<ObjectMeta>,
+}
+
+impl Output {
+    /// What [`Output::collect`] would remove.
+    ///
+    /// # Errors
+    /// As [`Output::read_log`].
+    pub fn plan_collection(&self, rules: &CollectionRules) -> Result<Collection, PublishError> {
+        // Files before the log: a run that is published in between is not taken for dead.
+        let inventory = self.inventory()?;
+        let log = self.read_log()?;
+        Ok(inventory.summary(&inventory.dispensable(&log, rules), &log))
+    }
+
+    /// Removes what the rules do not keep: an entry of the log first, then tables, then the rest of
+    /// each run, its manifest last. A collection that died is finished by the next.
+    ///
+    /// `nonce` is of this call only, `now` is RFC 3339.
+    ///
+    /// # Errors
+    /// As [`Output::publish`]; nothing is deleted when it is not known whether the entry was written.
+    pub fn collect(
+        &self,
+        rules: &CollectionRules,
+        now: &str,
+        nonce: &str,
+    ) -> Result<Collection, PublishError> {
+        let inventory = self.inventory()?;
+        let log = self.read_log()?;
+        let runs = inventory.dispensable(&log, rules);
+        let mut done = inventory.summary(&runs, &log);
+        let given_up: Vec<String> =
+            runs.iter().filter(|run| !log.is_collected(run)).cloned().collect();
+        if !given_up.is_empty() {
+            let appended = self.append(entry(given_up, now, nonce), |log, entry| {
+                // What was dispensable a moment ago may be what readers see by now.
+                let still = inventory.dispensable(log, rules);
+                let gone = entry.collects.iter().any(|run| !still.contains(run));
+                Ok(gone.then_some(()))
+            })?;
+            match appended {
+                Appended::New(entry) => done.generation = Some(entry.run.generation),
+                Appended::Settled(()) => {
+                    return Err(PublishError::Contended { path: self.url_of("_log/") });
+                }
+            }
+            self.follow_log()?;
+        }
+        let objects = inventory.objects_of(&runs, &log);
+        self.delete_all(objects.iter().map(|object| object.location.clone()))?;
+        Ok(done)
+    }
+
+    fn inventory(&self) -> Result<Inventory, PublishError> {
+        let mut inventory = Inventory { runs: BTreeMap::new(), others: Vec::new() };
+        for object in self.list("tables")?.into_iter().chain(self.list("runs")?) {
+            if let Some(run) = run_of(object.location.as_ref()) {
+                inventory.runs.entry(run.to_owned()).or_default().push(object);
+            }
+        }
+        inventory.others = self.list("_probe")?;
+        inventory.others.extend(self.list("_log")?);
+        Ok(inventory)
+    }
+
+    fn delete_all(
+        &self,
+        paths: impl Iterator<Item = object_store::path::Path>,
+    ) -> Result<(), PublishError> {
+        let paths: Vec<_> = paths.map(Ok).collect();
+        let deleted = self.runtime.wait(
+            self.store
+                .delete_stream(stream::iter(paths).boxed())
+                .filter(|result| {
+                    let gone = matches!(result, Err(object_store::Error::NotFound { .. }));
+                    std::future::ready(!gone)
+                })
+                .try_collect::<Vec<_>>(),
+        );
+        deleted.map(drop).map_err(|source| self.store_error("runs/", source))
+    }
+}
+
+impl Inventory {
+    /// Runs that no rule keeps.
+    fn dispensable(&self, log: &Log, rules: &CollectionRules) -> BTreeSet<String> {
+        let newest = log.publications().rev().take(rules.keep).map(|entry| &entry.run.run_id);
+        let mut kept: BTreeSet<&String> = newest.collect();
+        kept.extend(log.current().map(|run| &run.run_id));
+        let is_old = |run: &str, objects: &[ObjectMeta]| {
+            rules.now_us - began_us(run, objects) > rules.grace_us
+        };
+        let runs = self.runs.iter();
+        let old = runs.filter(|(run, objects)| !kept.contains(run) && is_old(run, objects));
+        old.map(|(run, _)| run.clone()).collect()
+    }
+
+    /// Objects of `runs` in the order in which they go, then those that only help.
+    fn objects_of(&self, runs: &BTreeSet<String>, log: &Log) -> Vec<&ObjectMeta> {
+        let of_runs = runs.iter().filter_map(|run| self.runs.get(run)).flatten();
+        let mut objects: Vec<&ObjectMeta> = of_runs.collect();
+        let last = |object: &&ObjectMeta| {
+            let path = object.location.as_ref();
+            (path.ends_with("/_manifest.json"), path.starts_with("runs/"))
+        };
+        objects.sort_by_key(last);
+        let newest = log.generation() / super::log::SNAPSHOT_EVERY * super::log::SNAPSHOT_EVERY;
+        objects.extend(self.others.iter().filter(|object| {
+            let path = object.location.as_ref();
+            let superseded = snapshot_generation(path).is_some_and(|found| found < newest);
+            path.starts_with("_probe/") || superseded
+        }));
+        objects
+    }
+
+    fn summary(&self, runs: &BTreeSet<String>, log: &Log) -> Collection {
+        let is_published =
+            |run: &&String| log.publications().any(|entry| entry.run.run_id == **run);
+        let (published, unpublished): (Vec<&String>, Vec<&String>) =
+            runs.iter().partition(is_published);
+        let objects = self.objects_of(runs, log);
+        Collection {
+            published_runs: published.into_iter().cloned().collect(),
+            unpublished_runs: unpublished.into_iter().cloned().collect(),
+            objects: objects.len(),
+            bytes: objects.iter().map(|object| object.size).sum(),
+            generation: None,
+        }
+    }
+}
+
+/// The run that an object belongs to.
+fn run_of(path: &str) -> Option<&str> {
+    let parts: Vec<&str> = path.split('/').collect();
+    match parts[..] {
+        ["runs", _, run, _, ..] => Some(run),
+        ["tables", _, date, run, _, ..] if date.starts_with("logical_date=") => {
+            run.strip_prefix("run_id=")
+        }
+        _ => None,
+    }
+}
+
+/// When a run began, by its id if that tells the time, else by its newest object.
+fn began_us(run: &str, objects: &[ObjectMeta]) -> i64 {
+    let told = uuid::Uuid::parse_str(run).ok().and_then(|id| id.get_timestamp());
+    let newest = || objects.iter().map(|object| object.last_modified.timestamp_micros()).max();
+    match told {
+        Some(time) => {
+            let (seconds, nanoseconds) = time.to_unix();
+            seconds as i64 * 1_000_000 + i64::from(nanoseconds) / 1_000
+        }
+        None => newest().unwrap_or(i64::MAX),
+    }
+}
+
+fn entry(runs: Vec<String>, now: &str, nonce: &str) -> LogEntry {
+    let run = Current {
+        generation: 0,
+        logical_date: String::new(),
+        run_id: String::new(),
+        manifest: String::new(),
+        published_at: now.to_owned(),
+        nonce: nonce.to_owned(),
+        manifest_sha256: String::new(),
+    };
+    LogEntry { run, fingerprint: String::new(), withdraws: None, collects: runs, delta: false }
+}
