@@ -4,15 +4,6 @@ mod backend;
 mod client;
 mod operations;
 pub(crate) mod proxy;
+mod proxy_tests;
 pub(crate) mod server;
-
-use client::Client;
-use server::S3Server;
-
-#[test]
-fn what_was_put_is_got() {
-    let server = S3Server::start("bucket");
-    let client = Client::of(&server.endpoint());
-    client.put("a/b.txt", b"hello").unwrap();
-    assert_eq!(client.get("a/b.txt").unwrap(), b"hello".as_slice());
-}
+mod server_tests;
