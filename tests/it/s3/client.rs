@@ -12,8 +12,6 @@ use object_store::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-use super::server::environment;
-
 /// Longer than any honest answer on loopback, and short enough for a test that waits for it.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -23,7 +21,7 @@ pub(super) struct Client {
     runtime: Runtime,
 }
 
-fn retries(most: usize) -> RetryConfig {
+pub(super) fn retries(most: usize) -> RetryConfig {
     let backoff = BackoffConfig {
         init_backoff: Duration::from_millis(2),
         max_backoff: Duration::from_millis(10),
@@ -32,12 +30,15 @@ fn retries(most: usize) -> RetryConfig {
     RetryConfig { backoff, max_retries: most, retry_timeout: Duration::from_secs(10) }
 }
 
-/// A builder as `environment` says; tests change what they are about.
-pub(super) fn builder(endpoint: &str) -> AmazonS3Builder {
+/// The variables that say where a store is and who asks.
+type Variables = Vec<(&'static str, String)>;
+
+/// A builder as the variables say; tests change what they are about.
+pub(super) fn builder(variables: Variables) -> AmazonS3Builder {
     rustls::crypto::ring::default_provider().install_default().ok();
-    let options = ClientOptions::new().with_timeout(TIMEOUT).with_allow_http(true);
+    let options = ClientOptions::new().with_timeout(TIMEOUT);
     let mut builder = AmazonS3Builder::new().with_client_options(options);
-    for (name, value) in environment(endpoint) {
+    for (name, value) in variables {
         builder = builder.with_config(name.to_lowercase().parse().unwrap(), value);
     }
     builder
@@ -47,13 +48,13 @@ pub(super) fn builder(endpoint: &str) -> AmazonS3Builder {
 }
 
 impl Client {
-    pub(super) fn of(endpoint: &str) -> Self {
-        Self::built(builder(endpoint))
+    pub(super) fn of(variables: Variables) -> Self {
+        Self::built(builder(variables))
     }
 
     /// A client that gives the first failure to the test.
-    pub(super) fn without_retries(endpoint: &str) -> Self {
-        Self::built(builder(endpoint).with_retry(retries(0)))
+    pub(super) fn without_retries(variables: Variables) -> Self {
+        Self::built(builder(variables).with_retry(retries(0)))
     }
 
     pub(super) fn built(builder: AmazonS3Builder) -> Self {

@@ -2,6 +2,7 @@
 
 mod backend;
 mod client;
+pub(crate) mod moto;
 mod operations;
 pub(crate) mod proxy;
 mod proxy_tests;

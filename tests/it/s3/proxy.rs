@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use super::server::environment;
+
 /// What happens to a request instead of being passed on and answered.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
@@ -100,6 +102,11 @@ impl FaultProxy {
 
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The variables with which a client comes to this proxy; [`environment`] says which.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+        environment(&self.endpoint())
     }
 
     /// How many faults were made, by the name of the kind, as `lose-reply`.

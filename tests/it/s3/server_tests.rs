@@ -15,14 +15,14 @@ use object_store::{
     UpdateVersion,
 };
 
-use super::client::{Client, builder, signed};
+use super::client::{Client, builder, retries, signed};
 use super::server::S3Server;
 
 const PART: usize = 5 << 20;
 
 fn started() -> (S3Server, Client) {
     let server = S3Server::start("bucket");
-    let client = Client::of(&server.endpoint());
+    let client = Client::of(server.environment());
     (server, client)
 }
 
@@ -60,7 +60,7 @@ fn a_key_that_is_not_there_is_not_found() {
     assert!(matches!(client.get("none"), Err(Error::NotFound { .. })));
     assert!(matches!(client.head("none"), Err(Error::NotFound { .. })));
     assert!(server.bytes_of("none").is_none());
-    let elsewhere = Client::built(builder(&server.endpoint()).with_bucket_name("elsewhere"));
+    let elsewhere = Client::built(builder(server.environment()).with_bucket_name("elsewhere"));
     assert!(elsewhere.put("key", b"bytes").unwrap_err().to_string().contains("NoSuchBucket"));
 }
 
@@ -234,13 +234,19 @@ fn an_update_needs_the_tag_of_what_is_there() {
 #[test]
 fn a_refused_write_leaves_its_connection_usable() {
     let (server, _) = started();
-    let client = Client::without_retries(&server.endpoint());
+    let client = Client::without_retries(server.environment());
     server.put("key", "first");
     let large = vec![7; 1 << 20];
     for _ in 0..20 {
         let refused = client.put_as("key", &large, PutMode::Create);
         assert!(matches!(refused, Err(Error::AlreadyExists { .. })), "{refused:?}");
         assert_eq!(client.get("key").unwrap(), "first");
+    }
+    let honest = builder(server.environment());
+    let stranger = Client::built(honest.with_secret_access_key("wrong").with_retry(retries(0)));
+    for _ in 0..20 {
+        let refused = stranger.put("key", &large);
+        assert!(matches!(refused, Err(Error::PermissionDenied { .. })), "{refused:?}");
     }
 }
 
@@ -264,7 +270,7 @@ fn requests_that_are_not_signed_well_are_refused() {
         assert!(refused.to_string().contains("403"), "{refused}");
         refused.to_string()
     };
-    let honest = || builder(&server.endpoint());
+    let honest = || builder(server.environment());
     let secret = wrong(honest().with_config(AmazonS3ConfigKey::SecretAccessKey, "wrong"));
     assert!(secret.contains("SignatureDoesNotMatch"), "{secret}");
     wrong(honest().with_config(AmazonS3ConfigKey::AccessKeyId, "nobody"));
@@ -296,7 +302,7 @@ fn of_eight_that_create_a_key_at_once_one_wins() {
     let server = S3Server::start("bucket");
     let start = Barrier::new(THREADS);
     let racer = |racer: usize| {
-        let client = Client::of(&server.endpoint());
+        let client = Client::of(server.environment());
         let rounds = (0..ROUNDS).map(|round| {
             start.wait();
             let bytes = racer.to_string();
@@ -323,7 +329,7 @@ fn of_eight_that_create_a_key_at_once_one_wins() {
 #[test]
 fn a_dropped_server_answers_no_more() {
     let (server, _) = started();
-    let client = Client::without_retries(&server.endpoint());
+    let client = Client::without_retries(server.environment());
     client.put("key", b"bytes").unwrap();
     drop(server);
     assert!(client.get("key").is_err());
