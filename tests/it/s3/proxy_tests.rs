@@ -6,9 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use object_store::path::Path;
-use object_store::{Error, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, UpdateVersion};
+use object_store::{
+    ClientOptions, Error, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, UpdateVersion,
+};
 
-use super::client::Client;
+use super::client::{Client, builder, retries};
 use super::proxy::{Fault, FaultProxy, RequestLine};
 use super::server::S3Server;
 
@@ -102,14 +104,27 @@ fn a_conflict_is_retried_for_an_update_and_given_up_for_a_creation() {
 
 #[test]
 fn a_request_that_hangs_runs_into_the_timeout() {
-    let (server, proxy, patient, hasty) = started("GET", Fault::Hang(Duration::from_secs(5)), 1);
+    let (server, proxy, ..) = started("GET", Fault::Hang(Duration::from_secs(10)), 1);
+    let options = ClientOptions::new().with_allow_http(true).with_timeout(Duration::from_secs(1));
+    let builder = || builder(proxy.environment()).with_client_options(options.clone());
+    let hasty = Client::built(builder().with_retry(retries(0)));
     server.put("key", "bytes");
     server.put("other", "bytes");
     let start = Instant::now();
     assert!(hasty.get("key").is_err());
-    assert!(start.elapsed() < Duration::from_secs(4));
-    assert_eq!(patient.get("other").unwrap(), "bytes");
+    assert!(start.elapsed() < Duration::from_secs(9), "the client did not wait for the proxy");
+    assert_eq!(Client::built(builder()).get("other").unwrap(), "bytes");
     assert_eq!((proxy.faults()["hang"], server.requests()["GetObject"]), (2, 1));
+}
+
+#[test]
+fn a_request_that_hangs_is_hung_up_on_in_the_end() {
+    let pause = Duration::from_millis(50);
+    let (server, _proxy, patient, _) = started("GET", Fault::Hang(pause), 1);
+    server.put("key", "bytes");
+    let start = Instant::now();
+    assert_eq!(patient.get("key").unwrap(), "bytes");
+    assert!(start.elapsed() >= pause);
 }
 
 #[test]
