@@ -13,5 +13,6 @@ mod jobs;
 mod layers;
 mod oracle;
 mod real_logs;
+mod s3;
 mod same_bytes;
 mod vectors;
