@@ -319,23 +319,28 @@ enum Reply {
     Last(Vec<u8>),
 }
 
-fn answer(exchange: &Exchange, fault: Option<Fault>, shared: &Shared) -> io::Result<Reply> {
-    let refused = match fault {
-        Some(Fault::SlowDown) => Some(("503 Slow Down", "SlowDown")),
-        Some(Fault::Conflict) => Some(("409 Conflict", "ConditionalRequestConflict")),
-        Some(Fault::OkWithError) => Some(("200 OK", "InternalError")),
-        Some(Fault::Hang(pause)) => {
+/// What a fault answers without a word to the store; `None` when the store is to be asked.
+fn without_the_store(exchange: &Exchange, fault: Fault) -> Option<Reply> {
+    let (status, code) = match fault {
+        Fault::SlowDown => ("503 Slow Down", "SlowDown"),
+        Fault::Conflict => ("409 Conflict", "ConditionalRequestConflict"),
+        Fault::OkWithError => ("200 OK", "InternalError"),
+        Fault::Hang(pause) => {
             thread::sleep(pause);
-            return Ok(Reply::Last(Vec::new()));
+            return Some(Reply::Last(Vec::new()));
         }
-        Some(Fault::Delay(pause)) => {
+        Fault::Delay(pause) => {
             thread::sleep(pause);
-            None
+            return None;
         }
-        _ => None,
+        Fault::LoseReply | Fault::ErrorAfter | Fault::CutBody => return None,
     };
-    if let Some((status, code)) = refused {
-        return Ok(Reply::Whole(exchange.refusal(status, code)));
+    Some(Reply::Whole(exchange.refusal(status, code)))
+}
+
+fn answer(exchange: &Exchange, fault: Option<Fault>, shared: &Shared) -> io::Result<Reply> {
+    if let Some(reply) = fault.and_then(|fault| without_the_store(exchange, fault)) {
+        return Ok(reply);
     }
     let (head, body) = exchange.forward(shared)?;
     let has_no_end = !head.is_chunked() && head.content_length().is_none();

@@ -126,6 +126,7 @@ fn rows_in_pages(client: &Client, limit: usize) -> Vec<String> {
         let before = rows.len();
         rows.extend(objects.chain(folders));
         assert!(rows.len() - before <= limit);
+        assert!(rows.len() < 100, "the pages go round in circles: {rows:?}");
         page_token = page.page_token;
         if page_token.is_none() {
             rows.sort();
