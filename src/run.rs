@@ -26,6 +26,8 @@ use crate::store::{
 
 mod als;
 mod counts;
+#[cfg(test)]
+mod crash_tests;
 mod history;
 mod lists;
 mod memory;

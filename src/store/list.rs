@@ -1,8 +1,11 @@
 //! Which files an input has.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::TryStreamExt;
+use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 
@@ -75,13 +78,34 @@ fn objects(location: &Location) -> Result<Vec<ObjectMeta>, ListError> {
     let listed = location.runtime.wait(async {
         match &location.what {
             What::File(key) => {
-                let path = object_store::path::Path::parse(key)?;
+                let path = Path::parse(key)?;
                 Ok(vec![location.store.head(&path).await?])
             }
-            What::Folder | What::Glob { .. } => location.store.list(None).try_collect().await,
+            What::Folder | What::Glob { .. } => list_all(&location.store, None).await,
         }
     });
     listed.map_err(|error| list_error(location, error))
+}
+
+/// Times that a listing is begun anew.
+const LISTINGS: u32 = 5;
+
+/// All objects below `prefix`. A listing whose reply breaks off is begun anew, which the client does
+/// for requests that fail before their reply begins only.
+pub(super) async fn list_all(
+    store: &Arc<dyn ObjectStore>,
+    prefix: Option<&Path>,
+) -> object_store::Result<Vec<ObjectMeta>> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        match store.list(prefix).try_collect().await {
+            Err(object_store::Error::Generic { .. }) if attempt < LISTINGS => {
+                tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
+            }
+            listed => return listed,
+        }
+    }
 }
 
 fn list_error(location: &Location, error: object_store::Error) -> ListError {

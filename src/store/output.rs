@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::bucket::BucketUrl;
 use super::error::{PublishError, UrlError};
-use super::list::InputFile;
+use super::list::{InputFile, list_all};
 use super::location::{Location, local_path, prefixed};
 use super::log::{
     Current, Log, LogEntry, SNAPSHOT_EVERY, entry_generation, snapshot_generation, snapshot_path,
@@ -140,12 +140,30 @@ impl Output {
             .collect();
         let sent = stream::iter(parts).buffer_unordered(PARTS_AT_ONCE).try_collect::<Vec<()>>();
         match sent.await {
-            Ok(_) => upload.complete().await.map(drop),
+            Ok(_) => {
+                let completed = upload.complete().await.map(drop);
+                self.settle_upload(path, bytes.len() as u64, completed).await
+            }
             Err(error) => {
                 // What cannot be taken back now is left to the bucket's lifecycle rules.
                 let _ = upload.abort().await;
                 Err(error)
             }
+        }
+    }
+
+    /// What became of an upload: a client that lost the reply to its completion asks again, and is
+    /// told that there is no such upload. Names are used once, so what is there is ours.
+    pub(super) async fn settle_upload(
+        &self,
+        path: &Key,
+        bytes: u64,
+        completed: object_store::Result<()>,
+    ) -> object_store::Result<()> {
+        let Err(error) = completed else { return Ok(()) };
+        match self.store.head(path).await {
+            Ok(found) if found.size == bytes => Ok(()),
+            _ => Err(error),
         }
     }
 
@@ -247,9 +265,7 @@ impl Output {
 
     /// The objects below `folder`, which is relative to the output.
     pub(super) fn list(&self, folder: &str) -> Result<Vec<ObjectMeta>, PublishError> {
-        let listed = self
-            .runtime
-            .wait(async { self.store.list(Some(&key(folder)?)).try_collect::<Vec<_>>().await });
+        let listed = self.runtime.wait(async { list_all(&self.store, Some(&key(folder)?)).await });
         let mut listed = listed.map_err(|source| self.store_error(folder, source))?;
         listed.sort_unstable_by(|a, b| a.location.cmp(&b.location));
         Ok(listed)

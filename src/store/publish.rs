@@ -125,7 +125,7 @@ impl Output {
             // A reply that was lost on the way, even to an earlier process: told by the nonce.
             let ours = |other: &&LogEntry| other.run.nonce == entry.run.nonce;
             if let Some(entry) = log.entries().iter().find(ours) {
-                return Ok(Appended::New(entry.clone()));
+                return Ok(Appended::New(Box::new(entry.clone())));
             }
             if let Some(found) = settled(&log, &entry)? {
                 return Ok(Appended::Settled(found));
@@ -133,7 +133,7 @@ impl Output {
             entry.run.generation = log.next_generation();
             let path = entry_path(entry.run.generation);
             if let Created::Ours = self.create_object(&path, &to_json(&entry))? {
-                return Ok(Appended::New(entry));
+                return Ok(Appended::New(Box::new(entry)));
             }
         }
     }
@@ -168,7 +168,7 @@ impl Output {
 /// What came of adding an entry.
 pub(super) enum Appended<T> {
     /// It is in the log, with its generation.
-    New(LogEntry),
+    New(Box<LogEntry>),
     /// There was nothing to add.
     Settled(T),
 }

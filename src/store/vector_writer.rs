@@ -154,7 +154,11 @@ impl<'a> Upload<'a> {
             }
             self.wait_until_in_flight(0)?;
             let mut parts = self.parts.take().expect("it is not none");
-            let completed = self.output.runtime.wait(parts.complete());
+            let (output, path, bytes) = (self.output, Key::from(self.path.as_str()), self.bytes);
+            let completed = output.runtime.wait(async {
+                let completed = parts.complete().await.map(drop);
+                output.settle_upload(&path, bytes, completed).await
+            });
             completed.map_err(|source| self.output.store_error(&self.path, source))?;
         }
         let sha256 = format!("{:x}", std::mem::take(&mut self.digest).finalize());

@@ -36,7 +36,7 @@ impl Output {
         })?;
         let current = self.follow_log()?;
         match appended {
-            Appended::New(entry) => Ok((Some(entry), current)),
+            Appended::New(entry) => Ok((Some(*entry), current)),
             Appended::Settled(()) => Ok((None, current)),
         }
     }

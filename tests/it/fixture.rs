@@ -45,6 +45,17 @@ impl Sandbox {
         command.output().unwrap()
     }
 
+    /// Runs the binary in this folder with more in its environment.
+    pub(crate) fn tidemill_in(
+        &self,
+        environment: &[(&'static str, String)],
+        args: &[&str],
+    ) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        let environment = environment.iter().map(|(name, value)| (name, value));
+        command.current_dir(self.0.path()).args(args).envs(environment).output().unwrap()
+    }
+
     /// Runs `job.toml`, which must work, and gives the outcome as JSON.
     pub(crate) fn run(&self, more: &[&str]) -> Value {
         let output = self.tidemill(&[&["run", "job.toml", "--json"], more].concat());

@@ -14,5 +14,6 @@ mod layers;
 mod oracle;
 mod real_logs;
 mod s3;
+mod s3_jobs;
 mod same_bytes;
 mod vectors;
