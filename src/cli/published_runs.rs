@@ -242,7 +242,7 @@ pub(super) fn rollback(args: &RollbackArgs) -> Result<()> {
 /// Show, or with --delete remove, runs that nobody needs any more
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Kept are the newest publications (--keep), what readers see, and every run that began less than
+Kept are the newest publications that are not withdrawn (--keep), what readers see, and every run that began less than
 --grace-hours ago, so make that longer than a run ever takes. Parts of uploads that were never
 completed are not listed by stores in a common way; let the bucket's lifecycle rules abort them.
 

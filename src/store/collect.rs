@@ -10,14 +10,14 @@ use object_store::{ObjectMeta, ObjectStore};
 use serde::Serialize;
 
 use super::error::PublishError;
-use super::log::{Current, Log, LogEntry, snapshot_generation};
+use super::log::{Current, Log, LogEntry, Standing, snapshot_generation};
 use super::output::Output;
 use super::publish::Appended;
 
 /// What is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CollectionRules {
-    /// This many newest publications are kept, and whatever readers see.
+    /// This many newest publications that are not withdrawn are kept, and whatever readers see.
     pub keep: usize,
     /// Runs that began less than this before now are kept, so this is longer than any run takes.
     pub grace_us: i64,
@@ -130,7 +130,11 @@ impl Output {
 impl Inventory {
     /// Runs that no rule keeps.
     fn dispensable(&self, log: &Log, rules: &CollectionRules) -> BTreeSet<String> {
-        let newest = log.publications().rev().take(rules.keep).map(|entry| &entry.run.run_id);
+        let stands = |entry: &&LogEntry| {
+            matches!(log.standing(entry), Standing::Current | Standing::Standing)
+        };
+        let newest = log.publications().rev().filter(stands).take(rules.keep);
+        let newest = newest.map(|entry| &entry.run.run_id);
         let mut kept: BTreeSet<&String> = newest.collect();
         kept.extend(log.current().map(|run| &run.run_id));
         let is_old = |run: &str, objects: &[ObjectMeta]| {

@@ -54,6 +54,8 @@ pub(crate) mod faults;
 #[cfg(test)]
 mod list_tests;
 #[cfg(test)]
+mod mutant_tests;
+#[cfg(test)]
 mod publish_tests;
 #[cfg(test)]
 mod reader_tests;
