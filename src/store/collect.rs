@@ -90,7 +90,11 @@ impl Output {
                     return Err(PublishError::Contended { path: self.url_of("_log/") });
                 }
             }
-            self.follow_log()?;
+        }
+        if !runs.is_empty() {
+            // Also where the entry is of a collection that died: what readers are sent to must have
+            // moved on before a file goes.
+            self.repair()?;
         }
         let objects = inventory.objects_of(&runs, &log);
         self.delete_all(objects.iter().map(|object| object.location.clone()))?;
