@@ -4,10 +4,9 @@
 //! collectives and ends with an agreed status, so an error on one process is the same error on all.
 //! Nothing here prints: progress goes to an [`Observer`], results to [`Outcome`].
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use jiff::civil::Date;
@@ -20,14 +19,15 @@ use crate::job::plan::{self, FilePlan, Plan};
 use crate::job::spec::{Spec, Store};
 use crate::schema::IdTypes;
 use crate::store::{
-    Current, Footer, InputFile, IoRuntime, Location, Manifest, ManifestInput, Output, Published,
-    PublishedFile, RunPath, Stage, StoreOptions,
+    Current, Footer, Gate, InputFile, IoRuntime, Location, Manifest, ManifestInput, Output,
+    Published, PublishedFile, RunPath, Stage, StoreCounts, StoreOptions,
 };
 
 mod als;
 mod counts;
 #[cfg(test)]
 mod crash_tests;
+mod gates;
 mod history;
 mod lists;
 mod memory;
@@ -37,6 +37,7 @@ mod models;
 mod planning;
 mod prepare;
 mod refused;
+mod report;
 mod scan;
 #[cfg(test)]
 mod scan_tests;
@@ -53,8 +54,12 @@ pub use history::{UserEvent, events_of_user};
 pub use memory::{MemoryEstimate, predicted_memory};
 pub use planning::{PlanFlags, plan};
 pub use refused::{Refused, code, exit_code};
+pub use report::{InputSummary, Report};
 pub use search::{Hit, nearest};
 pub use vectors::scaled_to_one;
+
+use gates::Looked;
+use report::{Known, Record};
 
 /// Told what a run is doing; may be called from several threads.
 pub trait Observer: Send + Sync {
@@ -79,6 +84,7 @@ impl Observer for Silent {
 }
 
 /// One run of a job, as asked for.
+#[derive(Clone)]
 pub struct Request {
     /// The checked spec.
     pub spec: Spec,
@@ -96,8 +102,8 @@ pub struct Request {
     pub force: bool,
     /// Publish to a store that would let two runs overwrite each other.
     pub unsafe_single_writer: bool,
-    /// Now, in microseconds since 1970: for names and `published_at`, never for results.
-    pub started_at_us: i64,
+    /// Now, in microseconds since 1970: for `published_at` and reports, never for results.
+    pub clock: fn() -> i64,
     /// A name that was never used before.
     pub run_id: String,
     /// Told about progress, on the first worker.
@@ -171,6 +177,8 @@ fn input_file(file: &FilePlan) -> InputFile {
 /// What all stages of one process read.
 struct Job<'a> {
     plan: Plan,
+    started_at_us: i64,
+    record: &'a Record,
     logs: Vec<Log>,
     threads: usize,
     request: &'a Request,
@@ -184,6 +192,7 @@ struct Worker<'a> {
     job: &'a Job<'a>,
     pool: &'a rayon::ThreadPool,
     stages: Vec<Stage>,
+    gates: Vec<Gate>,
 }
 
 impl Worker<'_> {
@@ -195,9 +204,10 @@ impl Worker<'_> {
         work: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
         self.job.observer.begin(name, total);
+        self.note(|known| known.stage = Some(name.to_owned()));
         let start = Instant::now();
         let result = work(self);
-        let result = agree(self.shell, result)?;
+        let result = self.agree(result)?;
         let seconds = start.elapsed().as_secs_f64();
         let moved = self.shell.collectives.take_bytes_moved();
         let bytes_moved =
@@ -206,7 +216,32 @@ impl Worker<'_> {
         more.insert("bytes_moved".into(), json!(bytes_moved));
         self.stages.push(Stage { name: name.to_owned(), seconds, more });
         self.job.observer.end(name, seconds, "");
+        let stages = self.stages.clone();
+        self.note(|known| known.stages = stages);
         Ok(result)
+    }
+
+    /// Adds to what is known of the run, on the first worker.
+    fn note(&self, note: impl FnOnce(&mut Known)) {
+        if self.shell.index == 0 {
+            self.job.record.note(note);
+        }
+    }
+
+    /// The same error on every worker.
+    fn agree<T>(&mut self, result: Result<T>) -> Result<T> {
+        agree(self.shell, self.job.record, result)
+    }
+
+    /// Goes on only if a gate is passed; all workers look at the same.
+    fn pass(&mut self, looked: impl IntoIterator<Item = Looked>) -> Result<()> {
+        let mut first = None;
+        for Looked { gate, refusal } in looked {
+            self.note(|known| known.gates.push(gate.clone()));
+            self.gates.push(gate);
+            first = first.or(refusal);
+        }
+        first.map_or(Ok(()), Err)
     }
 }
 
@@ -219,7 +254,10 @@ impl Worker<'_> {
 }
 
 /// The same error on every worker, with its exit code.
-fn agree<T>(shell: &mut Shell, result: Result<T>) -> Result<T> {
+fn agree<T>(shell: &mut Shell, record: &Record, result: Result<T>) -> Result<T> {
+    if result.as_ref().is_err_and(refused::is_replaced) {
+        record.note_replaced();
+    }
     shell.collectives.agree(result, exit_code).map_err(anyhow::Error::from)
 }
 
@@ -246,43 +284,133 @@ pub fn runtime(spec: &Spec) -> Result<IoRuntime> {
 /// Whatever went wrong first, on the lowest process that it happened to. [`exit_code`] tells the
 /// code of the process. Nothing is published then.
 pub fn run(request: Request) -> Result<Outcome> {
-    let runtime = runtime(&request.spec)?;
-    run_on(runtime, request)
+    run_reported(request).0
+}
+
+/// The same, and what happened, which is also written to the output: beside the manifest, or to
+/// `_failed/<run_id>.json`. A report that cannot be written changes nothing.
+pub fn run_reported(request: Request) -> (Result<Outcome>, Report) {
+    match runtime(&request.spec) {
+        Ok(runtime) => run_on(runtime, request),
+        Err(error) => {
+            let now = (request.clock)();
+            let known = Known { run_id: request.run_id, ..Known::default() };
+            let result = Err(error);
+            let report =
+                Report::new(&request.spec, known, &result, (now, now), StoreCounts::default());
+            (result, report)
+        }
+    }
 }
 
 /// The same on stores that are open already.
-pub(crate) fn run_on(runtime: IoRuntime, request: Request) -> Result<Outcome> {
-    let workers = request.workers;
-    let request = Arc::new(request);
-    let outcomes = execute(workers, move |shell| drive(shell, &request, &runtime))?;
-    let first = outcomes.into_iter().next().expect("there is a worker");
-    Ok(first)
+pub(crate) fn run_on(runtime: IoRuntime, mut request: Request) -> (Result<Outcome>, Report) {
+    let started_at_us = (request.clock)();
+    let record = Arc::new(Record::default());
+    let mut result = run_once(&runtime, &request, started_at_us, &record);
+    if record.take_replaced() {
+        // The other version may be whole: plan anew, under a name of its own.
+        request.observer.note("plan", "an input was replaced during the run; beginning anew");
+        request.run_id += "-2";
+        result = run_once(&runtime, &request, started_at_us, &record);
+        if record.take_replaced() {
+            result = result.map_err(|error| {
+                Refused::bad_data(error.context("inputs were replaced during the run, twice"))
+            });
+        }
+    }
+    let times = (started_at_us, (request.clock)());
+    let report = Report::new(&request.spec, record.known(), &result, times, runtime.counts());
+    // A run that is published already leaves no trace.
+    if report.outcome != "already_published"
+        && let Err(error) = write_report(&runtime, &request, &report)
+    {
+        tracing::warn!(error = format!("{error:#}"), "the report is not written");
+    }
+    (result, report)
 }
 
-fn drive(shell: &mut Shell, request: &Request, runtime: &IoRuntime) -> Result<Outcome> {
+fn run_once(
+    runtime: &IoRuntime,
+    request: &Request,
+    started_at_us: i64,
+    record: &Arc<Record>,
+) -> Result<Outcome> {
+    record.note(|known| {
+        let attempts = known.attempts + 1;
+        *known = Known { run_id: request.run_id.clone(), attempts, ..Known::default() };
+    });
+    let (runtime, request, record) = (runtime.clone(), request.clone(), record.clone());
+    let outcomes = execute(request.workers, move |shell| {
+        drive(shell, &request, &runtime, started_at_us, &record)
+    })?;
+    Ok(outcomes.into_iter().next().expect("there is a worker"))
+}
+
+/// A store that is in trouble has cost enough time already.
+const REPORT_PATIENCE: Duration = Duration::from_secs(10);
+
+fn write_report(runtime: &IoRuntime, request: &Request, report: &Report) -> Result<()> {
+    let output = Output::create(runtime, &request.spec.output.url, &request.base)?;
+    Ok(output.put_within(&report.path(), to_json(report)?, REPORT_PATIENCE)?)
+}
+
+fn to_json(value: &impl Serialize) -> Result<bytes::Bytes> {
+    let mut json = serde_json::to_vec_pretty(value)?;
+    json.push(b'\n');
+    Ok(json.into())
+}
+
+fn rfc3339(time_us: i64) -> String {
+    jiff::Timestamp::from_microsecond(time_us)
+        .map_or_else(|_| "out of range".to_owned(), |instant| instant.to_string())
+}
+
+fn drive(
+    shell: &mut Shell,
+    request: &Request,
+    runtime: &IoRuntime,
+    started_at_us: i64,
+    record: &Record,
+) -> Result<Outcome> {
     let observer: &dyn Observer =
         if shell.index == 0 { request.observer.as_ref() } else { &Silent };
     observer.begin("plan", None);
+    let is_first = shell.index == 0;
+    let note = |note: &dyn Fn(&mut Known)| {
+        if is_first {
+            record.note(note)
+        }
+    };
+    note(&|known| known.stage = Some("plan".to_owned()));
     let start = Instant::now();
     let output = Output::create(runtime, &request.spec.output.url, &request.base);
-    let output = agree(shell, output.map_err(Into::into))?;
-    let (plan, fingerprint) = match self::start(shell, request, runtime, &output)? {
+    let output = agree(shell, record, output.map_err(Into::into))?;
+    let (plan, fingerprint) = match self::start(shell, request, runtime, &output, record)? {
         Start::Already(current) => return Ok(Outcome::AlreadyPublished { current }),
         Start::Go(plan, fingerprint) => (*plan, fingerprint),
     };
+    note(&|known| {
+        known.fingerprint = Some(fingerprint.clone());
+        known.input = InputSummary::of(&plan);
+    });
     let logs = plan
         .sources
         .iter()
         .map(|source| Log::open(runtime, &source.url, &request.base, &source.files))
         .collect();
-    let logs = agree(shell, logs)?;
+    let logs = agree(shell, record, logs)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(request.threads).build();
-    let pool = agree(shell, pool.context("the threads for kernels cannot be started"))?;
+    let pool = agree(shell, record, pool.context("the threads for kernels cannot be started"))?;
     let seconds = start.elapsed().as_secs_f64();
     observer.end("plan", seconds, &format!("{} rows in {} shards", plan.n_rows, plan.n_shards));
-    let job = Job { plan, logs, threads: request.threads, request, runtime, observer };
+    let threads = request.threads;
+    let job = Job { plan, started_at_us, record, logs, threads, request, runtime, observer };
     let stages = vec![Stage { name: "plan".to_owned(), seconds, more: Map::new() }];
-    let mut worker = Worker { shell, job: &job, pool: &pool, stages };
+    note(&|known| known.stages = stages.clone());
+    let mut worker = Worker { shell, job: &job, pool: &pool, stages, gates: Vec::new() };
+    let long_enough = gates::rows_per_log(&job.plan);
+    worker.pass(long_enough)?;
     stages::all(&mut worker, &output, &fingerprint)
 }
 
@@ -301,6 +429,7 @@ fn start(
     request: &Request,
     runtime: &IoRuntime,
     output: &Output,
+    record: &Record,
 ) -> Result<Start> {
     let made = match shell.index {
         0 => look_and_plan(request, runtime, output).and_then(|start| {
@@ -308,7 +437,7 @@ fn start(
         }),
         _ => Ok(None),
     };
-    let made = agree(shell, made)?;
+    let made = agree(shell, record, made)?;
     let encoded = shell.collectives.broadcast(0, made.map(Into::into));
     serde_json::from_slice(&encoded).context("the plan of process 0 cannot be read")
 }
@@ -326,6 +455,7 @@ fn look_and_plan(request: &Request, runtime: &IoRuntime, output: &Output) -> Res
         output.follow_log()?;
         return Ok(Start::Already(current));
     }
+    frozen.check_last_day(spec)?;
     if request.publish && !request.unsafe_single_writer {
         output.probe(&request.run_id)?;
     }

@@ -25,6 +25,7 @@ mod search;
 mod search_tests;
 mod show;
 mod summary;
+mod telemetry;
 
 /// Precompute recommendations in batches: Parquet logs in, published top-K lists out
 #[derive(Debug, Parser)]
@@ -73,8 +74,9 @@ enum Command {
 /// What the command could not do; `run::exit_code` gives the code for it.
 pub fn dispatch(cli: &Cli) -> Result<()> {
     start_logging(cli.verbose);
-    match &cli.command {
-        Command::Run(args) => run::run(args),
+    let done = match &cli.command {
+        // Tells by itself, and more.
+        Command::Run(args) => return run::run(args),
         Command::Check(args) => check::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Show(args) => show::run(args),
@@ -85,7 +87,8 @@ pub fn dispatch(cli: &Cli) -> Result<()> {
         Command::Gc(args) => published_runs::gc(args),
         Command::Init(args) => init::run(args),
         Command::Generate(args) => generate::run(args),
-    }
+    };
+    done.inspect_err(telemetry::refused)
 }
 
 /// Logs go to stderr; results go to stdout.

@@ -3,6 +3,7 @@
 use anyhow::{Result, anyhow};
 use clap::Args;
 
+use super::telemetry::{self, Telemetry};
 use super::{SpecArgs, clock, default_threads, print, progress, summary};
 use crate::run::{self, Outcome, Refused, Request};
 
@@ -17,7 +18,13 @@ Examples:
   tidemill run jobs/quickstart.toml
   tidemill run jobs/nightly.toml --date 2026-11-22
   tidemill run jobs/nightly.toml --set top_k.k=20 --set output.url=/tmp/try/ --sample-users 0.01
-  tidemill run jobs/nightly.toml --no-publish --json | jq .manifest.counts")]
+  tidemill run jobs/nightly.toml --no-publish --json | jq .manifest.counts
+
+What happened is in runs/<date>/<run_id>/_report.json below the output, of a failed run in
+_failed/<run_id>.json. The environment says who else is told:
+  TIDEMILL_PROMETHEUS_FILE, TIDEMILL_PROMETHEUS_PUSH_URL   metrics, see k8s/alerts
+  OPENLINEAGE_URL, TIDEMILL_OPENLINEAGE_FILE               START, COMPLETE and FAIL events
+  TIDEMILL_TERMINATION_LOG    one line of JSON [default: /dev/termination-log, where it is]")]
 pub(super) struct RunArgs {
     #[command(flatten)]
     spec: SpecArgs,
@@ -39,26 +46,13 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<()> {
-    let threads = args.threads.unwrap_or_else(default_threads);
-    if !(1..=1024).contains(&threads) {
-        return Err(Refused::usage(anyhow!(
-            "--threads {threads} is out of range; write 1 to 1024"
-        )));
-    }
-    let spec = args.spec.load()?;
-    let outcome = run::run(Request {
-        spec: spec.clone(),
-        base: args.spec.base(),
-        flags: args.spec.flags()?,
-        threads,
-        workers: 1,
-        publish: !args.no_publish,
-        force: args.force,
-        unsafe_single_writer: args.unsafe_single_writer,
-        started_at_us: clock::now_us(),
-        run_id: clock::run_id(),
-        observer: progress::observer(args.json),
-    })?;
+    let request = request(args).inspect_err(telemetry::refused)?;
+    let (spec, base) = (request.spec.clone(), request.base.clone());
+    let date = request.flags.date.as_deref();
+    let telemetry = Telemetry::begin(&spec, &base, &request.run_id, date);
+    let (outcome, report) = run::run_reported(request);
+    telemetry.end(&report, outcome.as_ref().ok());
+    let outcome = outcome?;
     match args.json {
         true => print(&serde_json::to_string_pretty(&outcome)?),
         false => print(&summary::of(&outcome, &spec, &args.spec)?),
@@ -67,4 +61,26 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
         tracing::info!("nothing was committed, as asked");
     }
     Ok(())
+}
+
+fn request(args: &RunArgs) -> Result<Request> {
+    let threads = args.threads.unwrap_or_else(default_threads);
+    if !(1..=1024).contains(&threads) {
+        return Err(Refused::usage(anyhow!(
+            "--threads {threads} is out of range; write 1 to 1024"
+        )));
+    }
+    Ok(Request {
+        spec: args.spec.load()?,
+        base: args.spec.base(),
+        flags: args.spec.flags()?,
+        threads,
+        workers: 1,
+        publish: !args.no_publish,
+        force: args.force,
+        unsafe_single_writer: args.unsafe_single_writer,
+        clock: clock::now_us,
+        run_id: clock::run_id(),
+        observer: progress::observer(args.json),
+    })
 }

@@ -155,6 +155,7 @@ impl Writer {
             shards: N_SHARDS,
             files: self.files,
             counts: Default::default(),
+            gates: Vec::new(),
             stages: Vec::new(),
             delta: false,
             nonce: "n".to_owned(),

@@ -26,10 +26,34 @@ impl Spec {
             return Err(SpecError::value(join("als", key), value, problem));
         }
         self.check_vectors()?;
+        self.check_gates()?;
         match &self.top_k {
             Some(top_k) => self.check_top_k(top_k),
             None => Ok(()),
         }
+    }
+
+    fn check_gates(&self) -> Result<(), SpecError> {
+        let gates = &self.gates;
+        if let (Some(coverage), None) = (gates.catalog_coverage_min, self.catalog_coverage_min()) {
+            let problem = "needs the catalog and lists; add [items] and [top_k]";
+            return Err(SpecError::value("gates.catalog_coverage_min", coverage, problem));
+        }
+        if let (Some(share), None) = (gates.fallback_share_max, &self.top_k) {
+            let problem = "needs lists; add [top_k]";
+            return Err(SpecError::value("gates.fallback_share_max", share, problem));
+        }
+        if let (Some(min), Some(max)) = (gates.rows_ratio_min, gates.rows_ratio_max)
+            && min > max
+        {
+            let problem = format!("is above gates.rows_ratio_max = {max}, so no run can pass");
+            return Err(SpecError::value("gates.rows_ratio_min", min, problem));
+        }
+        if let (Some(age), false) = (gates.newest_event_age_days_max, self.has_time()) {
+            let problem = "needs a time column in every log; set events.columns.time";
+            return Err(SpecError::value("gates.newest_event_age_days_max", age.0, problem));
+        }
+        Ok(())
     }
 
     fn check_events(&self) -> Result<(), SpecError> {

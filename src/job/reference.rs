@@ -13,8 +13,8 @@ const INTRO: &str = r#"# Job specs
 A job is one TOML file: what is read, what is computed, where it goes. `tidemill check FILE` says
 whether it is right and `tidemill run FILE` runs it. The specs in this folder are ready to be copied.
 
-* **A section that is absent is a stage that does not run**; `[history]` and `[limits]` have
-  defaults. An empty section, such as `[popularity]`, runs the stage with its defaults.
+* **A section that is absent is a stage that does not run**; `[history]`, `[limits]`, `[gates]` and
+  `[store]` have defaults. An empty section, such as `[popularity]`, runs the stage with its defaults.
 * **Unknown keys are errors**, and the message names the nearest known key.
 * **Relative paths are relative to the folder of the spec file**, not to where you stand.
 * **Variables:** `${VAR}` inside a text value is replaced from the environment, `${VAR:-default}`

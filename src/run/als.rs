@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::prepare::{Prepared, owned_shards};
 use super::vectors::{Owners, VectorRows};
-use super::{Refused, Worker, agree};
+use super::{Refused, Worker};
 use crate::dataflow::Outgoing;
 use crate::job::spec::Als;
 use crate::kernels::als::gram::{gram, rounded};
@@ -181,7 +181,7 @@ struct Fit<'a> {
 impl<'a> Fit<'a> {
     fn new(worker: &mut Worker<'_>, prepared: &'a Prepared, section: &Als) -> Result<Self> {
         let (objective, n_factors) = (section.objective(), section.n_factors);
-        let observed = agree(worker.shell, observed(prepared, &objective))?;
+        let observed = worker.agree(observed(prepared, &objective))?;
         let takes_part = |shard: &Histories| {
             let n_items = |user| shard.interactions.range(user).len();
             let min = section.interactions_per_user_min;
@@ -266,7 +266,7 @@ impl<'a> Fit<'a> {
             })
         });
         self.users = users;
-        let stopped = agree(worker.shell, solved)?;
+        let stopped = worker.agree(solved)?;
         Ok((self.gram_of_users(worker), stopped))
     }
 
@@ -327,7 +327,7 @@ impl<'a> Fit<'a> {
             });
             let ids = &self.prepared.item_ids;
             let solved = solved.map_err(|(at, error)| unsolved(&when, "item", ids, at, error));
-            stopped += agree(worker.shell, solved)?;
+            stopped += worker.agree(solved)?;
         }
         Ok(stopped)
     }
@@ -480,7 +480,7 @@ impl<'a> Fit<'a> {
             }
             factors.users.push(of_shard);
         }
-        agree(worker.shell, folded)?;
+        worker.agree(folded)?;
         Ok(factors)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 /// Rows of one row group that were rejected for one reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +30,7 @@ pub struct ScanCounts {
     pub unlisted_events: BTreeMap<String, u64>,
     /// Oldest time, `i64::MAX` for none.
     pub oldest_us: i64,
-    /// Newest time, `i64::MIN` for none.
+    /// Newest time before a given `as_of`, `i64::MIN` for none.
     pub newest_us: i64,
 }
 
@@ -71,6 +72,18 @@ impl ScanCounts {
             add(&mut by_reason, reason, rejected.count);
         }
         by_reason
+    }
+
+    /// What the scan alone knows, in the terms of the manifest.
+    pub fn as_json(&self) -> Map<String, Value> {
+        let counts = json!({
+            "rows": self.rows,
+            "rows_filtered": self.filtered,
+            "rows_rejected": self.rejected_by_reason(),
+            "unlisted_events": self.unlisted_events,
+        });
+        let Value::Object(counts) = counts else { unreachable!("counts are an object") };
+        counts
     }
 
     /// All rejected rows.

@@ -76,11 +76,11 @@ fn run_over(runtime: &IoRuntime, store: FaultStore, run_id: &str) -> Result<Outc
         publish: true,
         force: false,
         unsafe_single_writer: false,
-        started_at_us: 1_790_000_000_000_000,
+        clock: || 1_790_000_000_000_000,
         run_id: run_id.to_owned(),
         observer: Arc::new(Silent),
     };
-    run_on(runtime.clone(), request)
+    run_on(runtime.clone(), request).0
 }
 
 /// The tables of the run that readers see, without the run's id in their paths.

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Refused;
 use crate::job::plan::{self, FilePlan, Plan, RowGroupPlan, SideTables, SourcePlan};
-use crate::job::spec::{Deny, EventColumns as SpecColumns, Events, IdList, Spec, Store};
+use crate::job::spec::{Deny, EventColumns as SpecColumns, Events, Gates, IdList, Spec, Store};
 use crate::schema::{self, ColumnError, EventColumns, TimeReader};
 use crate::store::{self, Footer, InputFile, IoRuntime, Location};
 use crate::types::IdType;
@@ -84,7 +84,7 @@ impl Frozen {
     /// Hex digest of all that decides the bytes of the tables.
     ///
     /// Files outside of what can count are left out, so that tomorrow's folder does not make
-    /// yesterday's run a new one; nor does how the store is reached.
+    /// yesterday's run a new one; nor do gates and how the store is reached.
     pub(super) fn fingerprint(&self, spec: &Spec, flags: &PlanFlags) -> String {
         let counts = |log: &'_ FrozenLog| -> Vec<InputFile> {
             let files = log.files.iter().zip(&log.pruned);
@@ -94,8 +94,10 @@ impl Frozen {
         let side = self.side_tables.iter().flatten().cloned();
         let input: Vec<_> =
             files.chain(side).map(|file| (file.url, file.bytes, file.etag)).collect();
+        let same_results =
+            Spec { store: Store::default(), gates: Gates::default(), ..spec.clone() };
         let decisive = json!({
-            "spec": Spec { store: Store::default(), ..spec.clone() }.resolved(),
+            "spec": same_results.resolved(),
             "input": input,
             "as_of_us": self.as_of_us,
             "logical_date": self.logical_date,
@@ -104,6 +106,31 @@ impl Frozen {
             "instruction_set": super::instruction_set(),
         });
         super::sha256_hex(decisive.to_string().as_bytes())
+    }
+
+    /// Whether the folders of the last day before a given `as_of` are there. Looks at no file.
+    ///
+    /// # Errors
+    /// The first log without that folder: its data may be on its way (75).
+    pub(super) fn check_last_day(&self, spec: &Spec) -> Result<()> {
+        let Some(as_of_us) = self.as_of_us.filter(|_| spec.gates.last_day_required) else {
+            return Ok(());
+        };
+        let day = plan::date_before(as_of_us, &plan::time_zone(spec)).map_err(Refused::usage)?;
+        for (events, log) in spec.events.iter().zip(&self.logs) {
+            let Some(key) = &events.partition_date else { continue };
+            let is_of_day = |file: &InputFile| {
+                file.partitions.get(key).and_then(|value| value.parse::<Date>().ok()) == Some(day)
+            };
+            if !log.files.iter().any(is_of_day) {
+                return Err(Refused::temporary(anyhow!(
+                    "log \"{}\" has no folder \"{key}={day}\" yet; run again when the day's events \
+                     are there, or set gates.last_day_required = false",
+                    events.url
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Reads the footers and checks the columns.

@@ -16,10 +16,42 @@ pub mod code {
     pub const BAD_DATA: u8 = 65;
     /// There is no input.
     pub const NO_INPUT: u8 = 66;
+    /// A service that the run needs did not answer when it began.
+    pub const UNAVAILABLE: u8 = 69;
     /// Something that must never happen.
     pub const INTERNAL: u8 = 70;
+    /// The same was published and withdrawn, or another attempt owns the run's name.
+    pub const FENCED: u8 = 73;
+    /// A local disk failed.
+    pub const LOCAL_IO: u8 = 74;
+    /// Try again later: a store did not answer, or input is not there yet.
+    pub const TEMPORARY: u8 = 75;
+    /// A permission is missing.
+    pub const DENIED: u8 = 77;
     /// The spec or the store cannot be used.
     pub const CONFIG: u8 = 78;
+
+    /// A word for a code, as reports have it.
+    pub fn name(code: u8) -> &'static str {
+        match code {
+            0 => "ok",
+            USAGE => "usage",
+            BAD_DATA => "bad_data",
+            NO_INPUT => "no_input",
+            UNAVAILABLE => "unavailable",
+            FENCED => "fenced",
+            LOCAL_IO => "local_io",
+            TEMPORARY => "temporary",
+            DENIED => "denied",
+            CONFIG => "config",
+            _ => "internal",
+        }
+    }
+
+    /// Whether the same run may succeed later without anybody's help.
+    pub fn is_retryable(code: u8) -> bool {
+        matches!(code, UNAVAILABLE | INTERNAL | LOCAL_IO | TEMPORARY)
+    }
 }
 
 /// An error that knows its exit code.
@@ -62,6 +94,11 @@ impl Refused {
         Self::with_code(code::NO_INPUT, error)
     }
 
+    /// The same run may succeed later.
+    pub fn temporary(error: impl Into<anyhow::Error>) -> anyhow::Error {
+        Self::with_code(code::TEMPORARY, error)
+    }
+
     /// The spec asks for something that cannot be.
     pub fn config(error: impl Into<anyhow::Error>) -> anyhow::Error {
         Self::with_code(code::CONFIG, error)
@@ -78,6 +115,12 @@ impl Refused {
 /// The exit code for an error: that of the first cause that has one.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     error.chain().find_map(code_of).unwrap_or(code::INTERNAL)
+}
+
+/// Whether an input was replaced after it was planned.
+pub(super) fn is_replaced(error: &anyhow::Error) -> bool {
+    let is_replaced = |error: &ReadError| matches!(error, ReadError::Replaced { .. });
+    error.chain().any(|cause| cause.downcast_ref::<ReadError>().is_some_and(is_replaced))
 }
 
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {

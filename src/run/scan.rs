@@ -257,7 +257,9 @@ impl<'a> Scanner<'a> {
         let value = value(columns, row, &self.context.kinds[kind])?;
         if columns.times.is_some() {
             self.counts.oldest_us = self.counts.oldest_us.min(time);
-            self.counts.newest_us = self.counts.newest_us.max(time);
+            if plan.as_of_us.is_none_or(|as_of| time < as_of) {
+                self.counts.newest_us = self.counts.newest_us.max(time);
+            }
         }
         let shard = shard_of(user, plan.n_shards);
         let rows = &mut self.shards[shard as usize];

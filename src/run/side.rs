@@ -8,7 +8,7 @@ use arrow::array::{Array, RecordBatch};
 
 use super::{Refused, input_file};
 use crate::job::plan::{FilePlan, Plan};
-use crate::job::spec::FilterValue;
+use crate::job::spec::{FilterValue, Items};
 use crate::schema::{self, IdColumn};
 use crate::store::{self, IoRuntime, Location};
 use crate::types::{IdRef, IdType, Ids, shard_of};
@@ -19,6 +19,10 @@ pub(super) struct ItemFacts {
     pub(super) titles: Vec<Option<String>>,
     /// Whether lists may hold the item.
     pub(super) recommendable: Vec<bool>,
+    /// Whether `[items]` has the item and allows it.
+    pub(super) in_catalog: Vec<bool>,
+    /// Items that `[items]` has and allows, those without an event included.
+    pub(super) n_catalog: u64,
 }
 
 /// What `[users]` says of the users of this process.
@@ -76,7 +80,11 @@ pub(super) fn items(
     let mut facts = ItemFacts {
         titles: vec![None; dictionary.len()],
         recommendable: vec![!filtered; dictionary.len()],
+        in_catalog: vec![false; dictionary.len()],
+        n_catalog: 0,
     };
+    // Digests of what the catalog allows and the log does not know.
+    let mut unknown: HashSet<u128> = HashSet::new();
     if let Some(items) = &plan.spec.items {
         let mut columns = vec![items.columns.item.as_str()];
         columns.extend(items.columns.title.as_deref());
@@ -90,8 +98,7 @@ pub(super) fn items(
             .collect();
         let files = &plan.side_tables.items;
         each_batch(runtime, &items.url, base, files, &columns, |batch| {
-            let title = items.columns.title.as_deref();
-            item_batch(batch, &items.columns.item, title, &wanted, plan, dictionary, &mut facts)
+            item_batch(batch, items, &wanted, plan, dictionary, &mut facts, &mut unknown)
         })?;
     }
     if let Some(list) = plan.spec.deny.as_ref().and_then(|deny| deny.items.as_ref()) {
@@ -99,35 +106,49 @@ pub(super) fn items(
         each_batch(runtime, &list.url, base, files, &[&list.column], |batch| {
             let ids = schema::id_column(batch, &list.column)?;
             check_kind("item", &ids, plan.item_id_type)?;
-            for row in 0..ids.len() {
-                if let Some(rank) = ids.get_opt(row).and_then(|id| dictionary.find_sorted(id)) {
-                    facts.recommendable[rank] = false;
+            for id in (0..ids.len()).filter_map(|row| ids.get_opt(row)) {
+                match dictionary.find_sorted(id) {
+                    Some(rank) => {
+                        facts.recommendable[rank] = false;
+                        facts.in_catalog[rank] = false;
+                    }
+                    None => drop(unknown.remove(&id.digest())),
                 }
             }
             Ok(())
         })?;
     }
+    let known = facts.in_catalog.iter().filter(|is_in| **is_in).count();
+    facts.n_catalog = (known + unknown.len()) as u64;
     Ok(facts)
 }
 
 fn item_batch(
     batch: &RecordBatch,
-    item: &str,
-    title: Option<&str>,
+    items: &Items,
     wanted: &BTreeMap<&str, Vec<String>>,
     plan: &Plan,
     dictionary: &Ids,
     facts: &mut ItemFacts,
+    unknown: &mut HashSet<u128>,
 ) -> Result<()> {
-    let ids = schema::id_column(batch, item)?;
+    let ids = schema::id_column(batch, &items.columns.item)?;
     check_kind("item", &ids, plan.item_id_type)?;
+    let title = items.columns.title.as_deref();
     let titles = title.map(|title| schema::text_column(batch, title)).transpose()?;
     let mut filters = Vec::new();
     for (column, values) in wanted {
         filters.push((schema::text_column(batch, column)?, values));
     }
     for row in 0..ids.len() {
-        let Some(rank) = ids.get_opt(row).and_then(|id| dictionary.find_sorted(id)) else {
+        let Some(id) = ids.get_opt(row) else { continue };
+        let allowed = filters.iter().all(|(texts, values)| {
+            !texts.is_null(row) && values.iter().any(|value| value == texts.value(row))
+        });
+        let Some(rank) = dictionary.find_sorted(id) else {
+            if allowed {
+                unknown.insert(id.digest());
+            }
             continue;
         };
         if let Some(titles) = titles.as_ref().filter(|titles| !titles.is_null(row)) {
@@ -137,10 +158,8 @@ fn item_batch(
                 facts.titles[rank] = Some(title.to_owned());
             }
         }
-        facts.recommendable[rank] |= !filters.is_empty()
-            && filters.iter().all(|(texts, values)| {
-                !texts.is_null(row) && values.iter().any(|value| value == texts.value(row))
-            });
+        facts.recommendable[rank] |= allowed;
+        facts.in_catalog[rank] |= allowed;
     }
     Ok(())
 }

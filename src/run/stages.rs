@@ -21,6 +21,12 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     let job = worker.job;
     let (counts, prepared, segments, facts) = prepare_histories(worker)?;
     let date = logical_date(job, &counts)?;
+    let as_of = rfc3339(as_of_us(job, &prepared.calendar));
+    worker.note(|known| {
+        known.logical_date = Some(date.to_string());
+        known.as_of = Some(as_of);
+    });
+    check_rows(worker, output, date, prepared.rows_used)?;
     let path = RunPath::new(date, &job.request.run_id);
     let ids = IdTypes { user: job.plan.user_id_type, item: job.plan.item_id_type };
     let has_times = job.plan.has_times();
@@ -33,8 +39,14 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
         facts: &facts,
     };
     let (files, lists) = write_all(worker, sources)?;
+    let lists = lists.over_processes(worker)?;
     let summary = Summary { counts: &counts, prepared: &prepared, lists: &lists };
     let sums = summary.over_processes(worker)?;
+    worker.note(|known| {
+        known.counts = sums.clone();
+        known.files = files.clone();
+    });
+    check_lists(worker, &prepared, &facts, &lists)?;
     let manifest = manifest(worker, date, fingerprint, &prepared.calendar, files, sums);
     publish(worker, output, &path, manifest)
 }
@@ -51,7 +63,10 @@ fn prepare_histories(
         prepare::scan(worker, &denied)
     })?;
     let counts = prepare::agree_on_counts(worker, prepare::counts(&scan));
+    worker.note(|known| known.counts = counts.as_json());
     check_rejects(plan, &counts)?;
+    let until_us = plan.as_of_us.unwrap_or(job.started_at_us);
+    worker.pass(gates::newest_event(&plan.spec.gates, counts.newest_us, until_us))?;
     let (dictionary, shuffled) = worker.stage("shuffle", None, |worker| {
         let dictionary = prepare::dictionary(worker, &scan);
         let shuffled = prepare::shuffle(worker, scan, &dictionary);
@@ -112,11 +127,39 @@ fn check_memory(worker: &mut Worker<'_>, prepared: &Prepared) -> Result<()> {
         pairs: shards.iter().map(|shard| pairs(shard) as u64).sum(),
     };
     let bound = memory::check_again(&worker.job.plan, sizes, worker.job.threads);
-    let bound = agree(worker.shell, bound)?;
+    let bound = worker.agree(bound)?;
     let mut more = Map::new();
     more.insert("memory_bytes_bound".to_owned(), json!(bound.peak_bytes));
     worker.report(more);
     Ok(())
+}
+
+/// Holds the rows used against those of the last run. A sample has its own number of rows.
+fn check_rows(worker: &mut Worker<'_>, output: &Output, date: Date, rows: u64) -> Result<()> {
+    let plan = &worker.job.plan;
+    let looked = match (worker.shell.index, plan.sample_users) {
+        (0, None) => gates::rows_ratio(&plan.spec.gates, output, date, rows),
+        _ => Ok(None),
+    };
+    // Only the first process looks, so the others are told.
+    let passed = looked.and_then(|looked| worker.pass(looked));
+    worker.agree(passed)
+}
+
+/// Looks at what the lists hold. Those of a sample hold fewer items.
+fn check_lists(
+    worker: &mut Worker<'_>,
+    prepared: &Prepared,
+    facts: &ItemFacts,
+    lists: &ListCounts,
+) -> Result<()> {
+    let plan = &worker.job.plan;
+    let ranks =
+        (0..prepared.dictionary.len()).filter(|&rank| prepared.idx_of_rank[rank] != u32::MAX);
+    let in_catalog: Vec<bool> = ranks.map(|rank| facts.in_catalog[rank]).collect();
+    let n_catalog = if plan.sample_users.is_some() { 0 } else { facts.n_catalog };
+    let looked = gates::lists(&plan.spec, lists, |item| in_catalog[item], n_catalog);
+    worker.pass(looked)
 }
 
 /// Refuses to publish tables without a single item.
@@ -146,16 +189,17 @@ fn calendar(plan: &Plan, counts: &ScanCounts) -> Calendar {
     plan.calendar(as_of_us, counts.oldest_us.min(as_of_us))
 }
 
+/// The end of the history that counts; now for logs without times.
+fn as_of_us(job: &Job<'_>, calendar: &Calendar) -> i64 {
+    if job.plan.has_times() { calendar.as_of_us } else { job.started_at_us }
+}
+
 /// The day the result is for: the flag, else the day before `as_of`, else today.
 fn logical_date(job: &Job<'_>, counts: &ScanCounts) -> Result<Date> {
     if let Some(date) = job.plan.logical_date {
         return Ok(date);
     }
-    let now = if job.plan.has_times() {
-        calendar(&job.plan, counts).as_of_us
-    } else {
-        job.request.started_at_us
-    };
+    let now = as_of_us(job, &calendar(&job.plan, counts));
     Ok(plan::date_before(now, &job.plan.time_zone())?)
 }
 
@@ -381,9 +425,6 @@ impl Summary<'_> {
             sum(&|shard| shard.n_users()),
             sum(&|shard| (0..shard.n_users()).filter(|&row| !shard.of(row).0.is_empty()).count()),
             sum(&|shard| shard.affinities.len()),
-            self.lists.rows as i64,
-            self.lists.fallback_rows as i64,
-            self.lists.short_lists as i64,
         ];
         let sums = worker.shell.collectives.all_reduce_sum(local)?;
         let mut filtered = self.counts.filtered.clone();
@@ -420,9 +461,10 @@ impl Summary<'_> {
                 "over_cap": self.prepared.dropped.over_cap,
             },
             "users_over_cap": self.prepared.dropped.users_over_cap,
-            "list_rows": sums[3],
-            "list_rows_fallback": sums[4],
-            "lists_short": sums[5],
+            "list_rows": self.lists.rows,
+            "list_rows_fallback": self.lists.fallback_rows,
+            "lists_short": self.lists.short_lists,
+            "items_recommended": self.lists.recommended.iter().filter(|is_in| **is_in).count(),
         });
         match counts {
             Value::Object(counts) => Ok(counts),
@@ -441,13 +483,12 @@ fn manifest(
 ) -> Manifest {
     let plan = &worker.job.plan;
     let request = worker.job.request;
-    let as_of_us = if plan.has_times() { calendar.as_of_us } else { request.started_at_us };
     let logs = plan.sources.iter().flat_map(|source| &source.files);
     Manifest {
         format: crate::store::FORMAT,
         run_id: request.run_id.clone(),
         logical_date: date.to_string(),
-        as_of: rfc3339(as_of_us),
+        as_of: rfc3339(as_of_us(worker.job, calendar)),
         spec_sha256: sha256_hex(plan.spec.resolved().as_bytes()),
         input: logs
             .chain(plan.side_tables.files())
@@ -460,18 +501,14 @@ fn manifest(
         shards: plan.n_shards,
         files,
         counts,
+        gates: worker.gates.clone(),
         stages: worker.stages.clone(),
         delta: plan.spec.output.delta,
         nonce: request.run_id.clone(),
     }
 }
 
-fn rfc3339(time_us: i64) -> String {
-    jiff::Timestamp::from_microsecond(time_us)
-        .map_or_else(|_| "out of range".to_owned(), |instant| instant.to_string())
-}
-
-/// Process 0 writes the report and commits; the others wait for its word.
+/// Process 0 commits; the others wait for its word.
 fn publish(
     worker: &mut Worker<'_>,
     output: &Output,
@@ -484,11 +521,10 @@ fn publish(
             return Ok(Vec::new());
         }
         output.put(&path.file("_plan.json"), to_json(&worker.job.plan)?)?;
-        output.put(&path.file("_report.json"), to_json(&report(&manifest))?)?;
         if !request.publish {
             return Ok(Vec::new());
         }
-        let published_at = rfc3339(request.started_at_us);
+        let published_at = rfc3339((request.clock)());
         let published = output.publish(path, &manifest, &published_at, request.force)?;
         let (Published::New(current) | Published::Already(current)) = published;
         Ok(serde_json::to_vec(&current)?)
@@ -504,29 +540,4 @@ fn publish(
         return Ok(Outcome::AlreadyPublished { current });
     }
     Ok(Outcome::Published { current, manifest: Box::new(manifest) })
-}
-
-fn to_json(value: &impl Serialize) -> Result<bytes::Bytes> {
-    let mut json = serde_json::to_vec_pretty(value)?;
-    json.push(b'\n');
-    Ok(json.into())
-}
-
-/// What happened, for people and dashboards.
-fn report(manifest: &Manifest) -> Value {
-    let rows: BTreeMap<&str, u64> =
-        manifest.files.iter().fold(BTreeMap::new(), |mut rows, file| {
-            *rows.entry(file.table.as_str()).or_default() += file.rows;
-            rows
-        });
-    json!({
-        "run_id": manifest.run_id,
-        "logical_date": manifest.logical_date,
-        "as_of": manifest.as_of,
-        "code_version": manifest.code_version,
-        "counts": manifest.counts,
-        "table_rows": rows,
-        "stages": manifest.stages,
-        "seconds": manifest.stages.iter().map(|stage| stage.seconds).sum::<f64>(),
-    })
 }

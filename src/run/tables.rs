@@ -411,7 +411,7 @@ impl Tables<'_> {
 }
 
 /// How well lists were filled.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ListCounts {
     /// Entries of all lists.
     pub(super) rows: u64,
@@ -419,6 +419,8 @@ pub(super) struct ListCounts {
     pub(super) fallback_rows: u64,
     /// Lists shorter than `k`.
     pub(super) short_lists: u64,
+    /// Whether some list has the item, by its index, where there are lists.
+    pub(super) recommended: Vec<bool>,
 }
 
 impl ListCounts {
@@ -427,7 +429,25 @@ impl ListCounts {
             rows: self.rows + other.rows,
             fallback_rows: self.fallback_rows + other.fallback_rows,
             short_lists: self.short_lists + other.short_lists,
+            recommended: either(self.recommended, other.recommended),
         }
+    }
+
+    /// Those of all processes.
+    pub(super) fn over_processes(self, worker: &mut Worker<'_>) -> Result<Self> {
+        let collectives = &mut worker.shell.collectives;
+        let local = [self.rows, self.fallback_rows, self.short_lists];
+        let sums = collectives.all_reduce_sum(local.map(|count| count as i64).to_vec())?;
+        let flags: Vec<u8> = self.recommended.into_iter().map(u8::from).collect();
+        let recommended = collectives.all_gather(flags.into()).into_iter();
+        let recommended = recommended.map(|flags| flags.iter().map(|flag| *flag != 0).collect());
+        let [rows, fallback_rows, short_lists] = [0, 1, 2].map(|of| sums[of] as u64);
+        Ok(Self {
+            rows,
+            fallback_rows,
+            short_lists,
+            recommended: recommended.fold(Vec::new(), either),
+        })
     }
 
     fn add(&mut self, inputs: &ListInputs<'_>, list: &UserList) {
@@ -436,7 +456,18 @@ impl ListCounts {
         self.rows += list.entries.len() as u64;
         self.fallback_rows += fallback.count() as u64;
         self.short_lists += u64::from(list.entries.len() < inputs.top_k.k);
+        self.recommended.resize(inputs.recommendable.len(), false);
+        list.entries.iter().for_each(|entry| self.recommended[entry.item.index()] = true);
     }
+}
+
+/// Where one of the two is true; both are of one length, or empty.
+fn either(mut a: Vec<bool>, b: Vec<bool>) -> Vec<bool> {
+    if a.is_empty() {
+        return b;
+    }
+    a.iter_mut().zip(b).for_each(|(a, b)| *a |= b);
+    a
 }
 
 /// Users whose products with all items are computed together.

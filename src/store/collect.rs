@@ -32,7 +32,7 @@ pub struct Collection {
     pub published_runs: Vec<String>,
     /// Runs that never were: attempts that failed, or were not to be published.
     pub unpublished_runs: Vec<String>,
-    /// Objects that go, probes and old snapshots of the log included.
+    /// Objects that go, probes, reports of failed runs and old snapshots of the log included.
     pub objects: usize,
     /// Their size.
     pub bytes: u64,
@@ -55,7 +55,7 @@ impl Output {
         // Files before the log: a run that is published in between is not taken for dead.
         let inventory = self.inventory()?;
         let log = self.read_log()?;
-        Ok(inventory.summary(&inventory.dispensable(&log, rules), &log))
+        Ok(inventory.summary(&inventory.dispensable(&log, rules), &log, rules))
     }
 
     /// Removes what the rules do not keep: an entry of the log first, then tables, then the rest of
@@ -74,7 +74,7 @@ impl Output {
         let inventory = self.inventory()?;
         let log = self.read_log()?;
         let runs = inventory.dispensable(&log, rules);
-        let mut done = inventory.summary(&runs, &log);
+        let mut done = inventory.summary(&runs, &log, rules);
         let given_up: Vec<String> =
             runs.iter().filter(|run| !log.is_collected(run)).cloned().collect();
         if !given_up.is_empty() {
@@ -96,7 +96,7 @@ impl Output {
             // moved on before a file goes.
             self.repair()?;
         }
-        let objects = inventory.objects_of(&runs, &log);
+        let objects = inventory.objects_of(&runs, &log, rules);
         self.delete_all(objects.iter().map(|object| object.location.clone()))?;
         Ok(done)
     }
@@ -109,6 +109,7 @@ impl Output {
             }
         }
         inventory.others = self.list("_probe")?;
+        inventory.others.extend(self.list("_failed")?);
         inventory.others.extend(self.list("_log")?);
         Ok(inventory)
     }
@@ -150,7 +151,12 @@ impl Inventory {
     }
 
     /// Objects of `runs` in the order in which they go, then those that only help.
-    fn objects_of(&self, runs: &BTreeSet<String>, log: &Log) -> Vec<&ObjectMeta> {
+    fn objects_of(
+        &self,
+        runs: &BTreeSet<String>,
+        log: &Log,
+        rules: &CollectionRules,
+    ) -> Vec<&ObjectMeta> {
         let of_runs = runs.iter().filter_map(|run| self.runs.get(run)).flatten();
         let mut objects: Vec<&ObjectMeta> = of_runs.collect();
         let last = |object: &&ObjectMeta| {
@@ -162,17 +168,20 @@ impl Inventory {
         objects.extend(self.others.iter().filter(|object| {
             let path = object.location.as_ref();
             let superseded = snapshot_generation(path).is_some_and(|found| found < newest);
-            path.starts_with("_probe/") || superseded
+            // A probe may be of a run that goes on.
+            let age_us = rules.now_us - object.last_modified.timestamp_micros();
+            let is_old = !path.starts_with("_log/") && age_us > rules.grace_us;
+            is_old || superseded
         }));
         objects
     }
 
-    fn summary(&self, runs: &BTreeSet<String>, log: &Log) -> Collection {
+    fn summary(&self, runs: &BTreeSet<String>, log: &Log, rules: &CollectionRules) -> Collection {
         let is_published =
             |run: &&String| log.publications().any(|entry| entry.run.run_id == **run);
         let (published, unpublished): (Vec<&String>, Vec<&String>) =
             runs.iter().partition(is_published);
-        let objects = self.objects_of(runs, log);
+        let objects = self.objects_of(runs, log, rules);
         Collection {
             published_runs: published.into_iter().cloned().collect(),
             unpublished_runs: unpublished.into_iter().cloned().collect(),

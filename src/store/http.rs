@@ -1,6 +1,7 @@
 //! HTTP requests, counted below the retries that the client of a store makes by itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use object_store::client::{
@@ -9,6 +10,7 @@ use object_store::client::{
 use object_store::{ClientOptions, Result};
 
 use super::meter::Meter;
+use super::runtime::IoRuntime;
 
 /// Makes clients whose requests are counted.
 #[derive(Debug)]
@@ -54,6 +56,31 @@ impl HttpService for Counting {
             self.meter.http_request(failed);
             reply
         })
+    }
+}
+
+impl IoRuntime {
+    /// Posts a small message to a service that is no store.
+    ///
+    /// # Errors
+    /// When it does not arrive in time, or is refused. The text does not hold the url.
+    pub fn post(
+        &self,
+        url: &str,
+        content_type: &str,
+        bearer: Option<&str>,
+        body: String,
+        patience: Duration,
+    ) -> std::result::Result<(), reqwest::Error> {
+        self.wait(async {
+            let client = reqwest::Client::builder().timeout(patience).build()?;
+            let mut request = client.post(url).header("content-type", content_type).body(body);
+            if let Some(token) = bearer {
+                request = request.bearer_auth(token);
+            }
+            request.send().await?.error_for_status().map(drop)
+        })
+        .map_err(reqwest::Error::without_url)
     }
 }
 

@@ -126,6 +126,14 @@ impl Log {
         newest.map(|entry| &entry.run)
     }
 
+    /// The newest run of the newest day before `logical_date` that is not withdrawn.
+    pub fn last_before(&self, logical_date: &str) -> Option<&Current> {
+        let standing =
+            self.publications().filter(|entry| self.stands(entry)).map(|entry| &entry.run);
+        let earlier = standing.filter(|run| run.logical_date.as_str() < logical_date);
+        earlier.max_by_key(|run| (&run.logical_date, run.generation))
+    }
+
     /// The newest standing publication with this fingerprint: the run is done already.
     pub fn find_published(&self, fingerprint: &str) -> Option<&LogEntry> {
         self.with_fingerprint(fingerprint).rfind(|entry| self.stands(entry))

@@ -42,6 +42,9 @@ pub struct Manifest {
     pub files: Vec<PublishedFile>,
     /// Rows read, filtered, rejected and written, by reason.
     pub counts: Map<String, Value>,
+    /// What had to hold before the run was published.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
     /// The stages in the order they ran.
     pub stages: Vec<Stage>,
     /// Whether the tables are kept in Delta logs too.
@@ -92,6 +95,23 @@ pub struct PublishedFile {
     pub rows: u64,
     /// Hex digest of the file.
     pub sha256: String,
+}
+
+/// Something that must hold before readers see a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    /// What is looked at, such as `catalog_coverage`.
+    pub name: String,
+    /// What was found.
+    pub value: f64,
+    /// Least value that passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// Largest value that passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// Whether it passed; always true in a published run.
+    pub passed: bool,
 }
 
 /// One stage of a run.

@@ -1,8 +1,10 @@
 //! The folder a job publishes to: objects in, objects out.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -127,6 +129,28 @@ impl Output {
             }
         });
         written.map_err(|source| self.store_error(path, source))
+    }
+
+    /// Writes a small file, and gives up after `patience`.
+    ///
+    /// # Errors
+    /// [`PublishError::Store`]; [`PublishError::Io`] when it took too long.
+    pub fn put_within(
+        &self,
+        path: &str,
+        bytes: Bytes,
+        patience: Duration,
+    ) -> Result<(), PublishError> {
+        let written = self.runtime.wait(async {
+            let path = key(path)?;
+            let put = self.store.put(&path, bytes.into());
+            Ok(tokio::time::timeout(patience, put).await)
+        });
+        match written {
+            Ok(Ok(put)) => put.map(drop).map_err(|source| self.store_error(path, source)),
+            Ok(Err(_)) => Err(io_error(&self.url_of(path), ErrorKind::TimedOut.into())),
+            Err(source) => Err(self.store_error(path, source)),
+        }
     }
 
     async fn put_in_parts(&self, path: &Key, bytes: Bytes) -> object_store::Result<()> {

@@ -34,6 +34,7 @@ pub(super) fn manifest(logical_date: Date, run_id: &str, fingerprint: &str) -> M
         shards: 1,
         files: Vec::new(),
         counts: json!({"events": 3, "filtered": {"no_user": 1}}).as_object().unwrap().clone(),
+        gates: Vec::new(),
         stages: vec![Stage { name: "scan".into(), seconds: 0.5, more: Default::default() }],
         delta: false,
         nonce: format!("nonce of {run_id}"),

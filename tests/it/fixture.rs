@@ -75,7 +75,7 @@ impl Sandbox {
             publish: true,
             force: true,
             unsafe_single_writer: false,
-            started_at_us: 1_790_000_000_000_000,
+            clock: || 1_790_000_000_000_000,
             run_id: format!("with-{workers}-workers"),
             observer: Arc::new(Silent),
         });

@@ -8,6 +8,7 @@
 
 mod cli;
 mod fixture;
+mod gates;
 mod input_policy;
 mod jobs;
 mod layers;

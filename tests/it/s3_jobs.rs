@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Output;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -221,6 +222,51 @@ fn a_job_over_a_faulty_network_publishes_the_same_bytes() {
     assert_eq!(json(&verified)["problems"].as_array().unwrap().len(), 0);
 }
 
+/// Runs while the log is replaced whenever `is_hit` holds for the number of a read of it.
+fn run_under_replacement(is_hit: fn(u64) -> bool) -> (Output, Arc<S3Server>) {
+    let (sandbox, server) = (shop(), Arc::new(S3Server::start("shop")));
+    put_log(&server, &sandbox);
+    spec_on_s3(&sandbox);
+    let made = ["generate", "other", "--users", "2000", "--events", "30000"];
+    assert!(sandbox.tidemill(&made).status.success());
+    let other = std::fs::read(sandbox.path("other/events.parquet")).unwrap();
+    let first = server.bytes_of("log/events.parquet").unwrap();
+    let (number, behind) = (AtomicU64::new(0), server.clone());
+    let proxy = FaultProxy::start(server.address(), move |request| {
+        if request.method == "GET" && request.path.contains("/log/events.parquet") {
+            let number = number.fetch_add(1, SeqCst);
+            match (is_hit(number), number % 4 / 2) {
+                (false, _) => {}
+                (true, 0) => behind.put("log/events.parquet", other.clone()),
+                (true, _) => behind.put("log/events.parquet", first.to_vec()),
+            }
+        }
+        None
+    });
+    (sandbox.tidemill_in(&proxy.environment(), &["run", "job.toml", "--json"]), server)
+}
+
+#[test]
+fn a_log_that_is_replaced_during_a_run_is_planned_anew_once() {
+    // Reads of the log: footer, row group, then the same again.
+    let (output, server) = run_under_replacement(|number| number == 1);
+    let outcome = json(&output);
+    assert_eq!(outcome["manifest"]["counts"]["rows"], 30_000, "the version that is whole");
+    let run = outcome["manifest"]["run_id"].as_str().unwrap();
+    assert!(run.ends_with("-2"), "{run}");
+    let report = server.keys("out/runs/").into_iter().find(|key| key.ends_with("_report.json"));
+    let report: Value =
+        serde_json::from_slice(&server.bytes_of(&report.unwrap()).unwrap()).unwrap();
+    assert_eq!(report["attempts"], 2);
+
+    let (output, server) = run_under_replacement(|number| number % 2 == 1);
+    assert_eq!(output.status.code(), Some(65), "{}", stderr(&output));
+    assert!(stderr(&output).contains("log/events.parquet"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("twice"), "{}", stderr(&output));
+    assert!(server.bytes_of("out/current.json").is_none());
+    assert_eq!(server.keys("out/_failed/").len(), 1);
+}
+
 #[test]
 fn every_fault_of_a_commit_ends_in_the_right_outcome() {
     let (sandbox, server) = (shop(), S3Server::start("shop"));
@@ -275,6 +321,7 @@ fn manifest(run_id: &str) -> Manifest {
         shards: 1,
         files: Vec::new(),
         counts: Default::default(),
+        gates: Vec::new(),
         stages: Vec::<Stage>::new(),
         delta: false,
         nonce: run_id.to_owned(),

@@ -5,6 +5,7 @@
 //! that are checked.
 
 mod als;
+mod gates;
 mod input;
 mod models;
 mod output;
@@ -17,6 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use als::{Als, AlsDialect, AlsSolver, ConfidenceScale};
+pub use gates::Gates;
 pub use input::{
     Deny, EVERY_ROW, EventColumns, Events, IdList, ItemColumns, Items, Negative, TimeUnit,
     UserColumns, Users, ValueScale, Weight,
@@ -90,6 +92,10 @@ pub struct Spec {
     #[serde(default)]
     #[schemars(extend("x-default" = "the defaults of its keys"))]
     pub limits: Limits,
+    /// When to keep readers on the last run.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "the defaults of its keys"))]
+    pub gates: Gates,
     /// How object stores are reached; nothing of it changes a result.
     #[serde(default)]
     #[schemars(extend("x-default" = "the defaults of its keys"))]
@@ -179,6 +185,7 @@ impl Spec {
             top_k.fallback = Some(self.fallback());
             top_k.n_candidates = Some(top_k.n_candidates());
         }
+        spec.gates.catalog_coverage_min = self.catalog_coverage_min();
         spec
     }
 
