@@ -43,6 +43,18 @@ impl EventRows {
         self.items.is_empty()
     }
 
+    /// Makes room for exactly the rows of packed blocks, their event ids aside.
+    pub fn reserve_for<'a>(&mut self, blocks: impl Iterator<Item = &'a [u8]>) {
+        let n_rows = blocks.map(|packed| Reader { bytes: packed }.n_rows()).sum();
+        if let Ids::Int(ids) = &mut self.users {
+            ids.reserve_exact(n_rows);
+        }
+        self.items.reserve_exact(n_rows);
+        self.kinds.reserve_exact(n_rows);
+        self.values.reserve_exact(n_rows);
+        self.times.reserve_exact(n_rows);
+    }
+
     /// Removes all rows and keeps the room.
     pub fn clear(&mut self) {
         self.users = self.users.new_like();
@@ -91,7 +103,7 @@ impl EventRows {
     /// If `packed` is not what [`EventRows::pack`] wrote, or its users are of the other kind.
     pub fn unpack_into(packed: &[u8], rows: &mut Self) {
         let mut reader = Reader { bytes: packed };
-        let n_rows = u32::from_le_bytes(reader.take(4).try_into().expect("4 bytes")) as usize;
+        let n_rows = reader.n_rows();
         let is_bytes = reader.take(1)[0] == 1;
         match (&mut rows.users, is_bytes) {
             (Ids::Int(ids), false) => {
@@ -124,12 +136,6 @@ impl EventRows {
             self.digests[row] |= u128::from(value) << 64;
             row += 1;
         });
-    }
-
-    /// The event id of a row, 0 for none.
-    #[inline]
-    pub fn digest(&self, row: usize) -> u128 {
-        self.digests.get(row).copied().unwrap_or(0)
     }
 }
 
@@ -177,6 +183,10 @@ impl<'a> Reader<'a> {
         let (head, tail) = self.bytes.split_at(n);
         self.bytes = tail;
         head
+    }
+
+    fn n_rows(&mut self) -> usize {
+        u32::from_le_bytes(self.take(4).try_into().expect("4 bytes")) as usize
     }
 
     fn column(&mut self, n_rows: usize, mut give: impl FnMut(u64)) {
@@ -236,7 +246,8 @@ mod tests {
                 EventRows::unpack_into(&block.pack(), &mut all);
             }
             for (row, with) in with.into_iter().enumerate() {
-                prop_assert_eq!(all.digest(row), if with { 7 } else { 0 });
+                let digest = all.digests.get(row).copied().unwrap_or(0);
+                prop_assert_eq!(digest, if with { 7 } else { 0 });
             }
         }
 

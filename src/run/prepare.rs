@@ -292,6 +292,7 @@ fn drafts(
             .with_max_len(1)
             .map(|(shard, blocks)| {
                 let mut rows = EventRows::new_like(&users);
+                rows.reserve_for(blocks.iter().map(|block| &block[..]));
                 // Each block is freed as soon as its rows are out.
                 blocks.into_iter().for_each(|block| EventRows::unpack_into(&block, &mut rows));
                 observer.advance(rows.len() as u64);

@@ -7,6 +7,7 @@ use crate::job::spec::{Als, Fallback, ItemNeighbors, TopK};
 use crate::kernels::CandidateLists;
 use crate::kernels::debias::DebiasWeights;
 use crate::kernels::histories::Calendar;
+use crate::kernels::item_totals::sum_of;
 use crate::types::Histories;
 use als::Factors;
 use lists::{FactorRanker, ListInputs};
@@ -426,6 +427,11 @@ impl Summary<'_> {
             sum(&|shard| (0..shard.n_users()).filter(|&row| !shard.of(row).0.is_empty()).count()),
             sum(&|shard| shard.affinities.len()),
         ];
+        let events = shards.iter().flat_map(|shard| &shard.facts).map(|facts| facts.events);
+        let events_max = events.max().unwrap_or(0);
+        let events_max = worker.shell.collectives.all_reduce_max(i64::from(events_max));
+        let ranks = 0..self.prepared.dictionary.len();
+        let users = ranks.map(|rank| sum_of(&self.prepared.sums, rank).users);
         let sums = worker.shell.collectives.all_reduce_sum(local)?;
         let mut filtered = self.counts.filtered.clone();
         for (reason, count) in self.prepared.filtered.by_reason() {
@@ -461,6 +467,8 @@ impl Summary<'_> {
                 "over_cap": self.prepared.dropped.over_cap,
             },
             "users_over_cap": self.prepared.dropped.users_over_cap,
+            "events_of_user_max": events_max,
+            "users_of_item_max": users.max().unwrap_or(0),
             "list_rows": self.lists.rows,
             "list_rows_fallback": self.lists.fallback_rows,
             "lists_short": self.lists.short_lists,
