@@ -7,6 +7,7 @@
 )]
 
 mod cli;
+mod deployment;
 mod fixture;
 mod gates;
 mod input_policy;

@@ -8,3 +8,19 @@ pub(crate) mod proxy;
 mod proxy_tests;
 pub(crate) mod server;
 mod server_tests;
+
+/// For measurements: a bucket `shop` on a free port, in a process of its own. `TIDEMILL_SERVE` names
+/// a file that becomes `log/events.parquet`; the environment of clients goes to stderr.
+#[test]
+#[ignore = "serves until it is killed"]
+fn serve() {
+    let server = server::S3Server::start("shop");
+    let log = std::env::var("TIDEMILL_SERVE").expect("TIDEMILL_SERVE names a log");
+    server.put("log/events.parquet", std::fs::read(log).unwrap());
+    for (name, value) in server.environment() {
+        eprintln!("export {name}={value}");
+    }
+    loop {
+        std::thread::park();
+    }
+}
