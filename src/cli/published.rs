@@ -59,22 +59,14 @@ impl Published {
     }
 
     /// The run that a file belongs to, and the file's entry in the run's manifest; `None` for a
-    /// file that no committed manifest above it lists.
-    pub(super) fn of_file(
-        runtime: &IoRuntime,
-        file: &Path,
-    ) -> Result<Option<(Self, PublishedFile)>> {
-        let is_run = |folder: &&Path| folder.join("_manifest.json").is_file();
-        let Some(run) = file.ancestors().skip(1).find(is_run) else { return Ok(None) };
-        // <output>/runs/<logical_date>/<run_id>
-        let Some(root) = run.ancestors().nth(3) else { return Ok(None) };
-        let below_root = |path: &Path| Some(path.strip_prefix(root).ok()?.to_str()?.to_owned());
-        let (Some(url), Some(path), Some(manifest)) =
-            (root.to_str(), below_root(file), below_root(&run.join("_manifest.json")))
-        else {
-            return Ok(None);
-        };
-        let output = Output::open(runtime, url, Path::new(""))?;
+    /// file that no committed manifest around it lists. `url` is absolute.
+    pub(super) fn of_file(runtime: &IoRuntime, url: &str) -> Result<Option<(Self, PublishedFile)>> {
+        // <output>/runs/<logical_date>/<run_id>/…
+        let Some(at) = url.rfind("/runs/") else { return Ok(None) };
+        let (root, path) = (&url[..at], &url[at + 1..]);
+        let Some((end, _)) = path.match_indices('/').nth(2) else { return Ok(None) };
+        let manifest = format!("{}/_manifest.json", &path[..end]);
+        let output = Output::open(runtime, root, Path::new(""))?;
         let log = output.read_log()?;
         let commit = log.entries().iter().find(|entry| entry.run.manifest == manifest);
         let Some(commit) = commit else { return Ok(None) };

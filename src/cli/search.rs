@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
@@ -25,14 +25,15 @@ use crate::store::{IoRuntime, Location, VectorFile, list_inputs};
 Examples:
   tidemill search out/runs/2026-11-22/<run_id>/vectors/item_factors.flat_ip.faiss --user u000000001
   tidemill search out/runs/2026-11-22/<run_id>/vectors/item_factors.cosine.faiss --item i000000042
+  tidemill search s3://recs/nightly/runs/<date>/<run_id>/vectors/item_factors.cosine.faiss --item 42
   tidemill search copied.flat_ip.faiss --item 42 --k 20 --json | jq '.hits[].id'
 
 A file within its run is searched by the ids of the log, and told by titles. A file on its own
 knows no tables: --item, or --user in a file of users, is an id of the file, an integer.")]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub(super) struct SearchArgs {
-    /// The file: flat_ip, flat_l2 or cosine
-    pub(super) file: PathBuf,
+    /// The file, a path or a url: flat_ip, flat_l2 or cosine
+    pub(super) file: String,
     /// The item to search with; it is left out itself
     #[arg(long, group = "what", allow_hyphen_values = true)]
     pub(super) item: Option<String>,
@@ -107,12 +108,9 @@ pub(super) fn search(args: &SearchArgs) -> Result<String> {
         (None, None) => return Err(Refused::usage(anyhow!("give --item or --user"))),
     };
     let runtime = IoRuntime::new().context("the threads for input cannot be started")?;
-    let path = args.file.canonicalize();
-    let path = path
-        .with_context(|| format!("\"{}\" cannot be read; check the path", args.file.display()))
-        .map_err(Refused::no_input)?;
-    let file = open(&runtime, &path)?;
-    let run = SearchedRun::of(&runtime, &path)?;
+    let url = absolute(&args.file)?;
+    let file = open(&runtime, &url)?;
+    let run = SearchedRun::of(&runtime, &url)?;
     let query = match &run {
         Some(run) => run.query(side, id)?,
         None => query_in_file(&file, side, id)?,
@@ -122,12 +120,24 @@ pub(super) fn search(args: &SearchArgs) -> Result<String> {
     shown(args, &file, (side, id), &found(&hits, &names))
 }
 
-fn open(runtime: &IoRuntime, path: &Path) -> Result<VectorFile> {
-    let name = path.display().to_string();
+/// A path from the root, so that the run around the file is found; urls are that already.
+fn absolute(file: &str) -> Result<String> {
+    let Some(path) = file.strip_prefix("file://").or((!file.contains("://")).then_some(file))
+    else {
+        return Ok(file.to_owned());
+    };
+    let path = Path::new(path).canonicalize();
+    let path = path
+        .with_context(|| format!("\"{file}\" cannot be read; check the path"))
+        .map_err(Refused::no_input)?;
     if path.is_dir() {
-        return Err(Refused::usage(anyhow!("\"{name}\" is a folder; name a vector file in it")));
+        return Err(Refused::usage(anyhow!("\"{file}\" is a folder; name a vector file in it")));
     }
-    let location = Location::open(runtime, &name, Path::new(""))?;
+    Ok(path.display().to_string())
+}
+
+fn open(runtime: &IoRuntime, url: &str) -> Result<VectorFile> {
+    let location = Location::open(runtime, url, Path::new(""))?;
     let files = list_inputs(&location)?.files;
     let file = files.first().expect("a listing has at least one file");
     Ok(VectorFile::open(&location, file)?)
@@ -144,8 +154,7 @@ fn shown(
         Metric::L2 => "squared_distance",
     };
     if args.json {
-        let file = args.file.display().to_string();
-        let shown = json!({ "file": file, (side.name): id, "score": metric, "hits": found });
+        let shown = json!({ "file": args.file, (side.name): id, "score": metric, "hits": found });
         return Ok(serde_json::to_string_pretty(&shown)?);
     }
     let mut out = format!("nearest to {} {id}, by {}", side.name, metric.replace('_', " "));
@@ -206,8 +215,8 @@ struct SearchedRun {
 
 impl SearchedRun {
     /// `None` for a file on its own.
-    fn of(runtime: &IoRuntime, path: &Path) -> Result<Option<Self>> {
-        let Some((published, entry)) = Published::of_file(runtime, path)? else {
+    fn of(runtime: &IoRuntime, url: &str) -> Result<Option<Self>> {
+        let Some((published, entry)) = Published::of_file(runtime, url)? else {
             return Ok(None);
         };
         let (table, kind) = entry.table.split_once('.').unwrap_or_default();

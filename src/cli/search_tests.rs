@@ -213,7 +213,7 @@ fn args(file: &Path, with: With<'_>, json: bool) -> SearchArgs {
         With::Item(item) => (Some(item.to_owned()), None),
         With::User(user) => (None, Some(user.to_owned())),
     };
-    SearchArgs { file: file.to_owned(), item, user, k: 10, json }
+    SearchArgs { file: file.display().to_string(), item, user, k: 10, json }
 }
 
 /// Ids and scores that are found.

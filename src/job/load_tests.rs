@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::spec::*;
 use super::{Spec, SpecError, load};
 
-const FULL: &str = r#"
+pub(super) const FULL: &str = r#"
 name = "nightly"
 time_zone = "Europe/Stockholm"
 shards = 16

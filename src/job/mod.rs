@@ -7,6 +7,8 @@ mod error;
 mod load;
 #[cfg(test)]
 mod load_tests;
+#[cfg(test)]
+mod mutant_tests;
 pub mod plan;
 #[cfg(test)]
 mod plan_tests;

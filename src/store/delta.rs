@@ -67,7 +67,10 @@ impl Output {
     fn newest_version(&self, table: &str) -> Result<Version, PublishError> {
         let folder = format!("tables/{table}/_delta_log");
         let number = |path: &str| -> Option<u64> {
-            path.strip_prefix(&folder)?.strip_prefix('/')?.strip_suffix(".json")?.parse().ok()
+            let name = path.strip_prefix(&folder)?.strip_prefix('/')?.strip_suffix(".json")?;
+            let number: i64 = name.parse().ok().filter(|_| name.len() == 20)?;
+            // Delta has no version after the last of these.
+            number.try_into().ok().filter(|number| *number < i64::MAX as u64)
         };
         let listed = self.list(&folder)?;
         let newest = listed.iter().filter_map(|object| number(object.location.as_ref())).max();

@@ -260,6 +260,16 @@ pub enum PublishError {
         /// Bytes found.
         found: u64,
     },
+    /// A table of the run is not the one that was written.
+    #[error("\"{path}\" has {found} rows where {expected} were written; run again")]
+    WrongRows {
+        /// The file.
+        path: String,
+        /// Rows written.
+        expected: u64,
+        /// Rows found.
+        found: u64,
+    },
     /// Another attempt owns the run id.
     #[error("\"{path}\" exists already and is not ours; publish under a new run id")]
     RunTaken {
@@ -353,9 +363,13 @@ impl PublishError {
             Self::Store { source, .. } => io_exit_code(source),
             Self::Encode { .. } => 70,
             Self::RunTaken { .. } | Self::Withdrawn { .. } => 73,
-            Self::WrongSize { .. } => 74,
+            Self::WrongSize { .. } | Self::WrongRows { .. } => 74,
             Self::UnknownOutcome { .. } | Self::Collected { .. } | Self::Contended { .. } => 75,
-            Self::Unreadable { source, .. } => source.exit_code(),
+            Self::Unreadable { source, .. } => match **source {
+                // What is wrong with a file of our own is no fault of the data.
+                ReadError::Store { .. } => source.exit_code(),
+                _ => 74,
+            },
             Self::UnsafeStore { .. } => 78,
             Self::NoSuchGeneration { .. } => 66,
             Self::NotFinite { .. } | Self::Corrupt { .. } | Self::Changed { .. } => 65,

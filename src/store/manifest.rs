@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::civil::Date;
+use object_store::path::Path as Key;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -66,6 +67,29 @@ pub struct ManifestInput {
 }
 
 impl Manifest {
+    /// What cannot be in a manifest that this program wrote: what it names is looked up, added up
+    /// and turned into paths.
+    pub(super) fn problem(&self) -> Option<String> {
+        if self.format > FORMAT {
+            return Some(format!("it has format {}, newer than {FORMAT}", self.format));
+        }
+        if !is_plain(&self.run_id) {
+            return Some(format!("its run id is {:?}", self.run_id));
+        }
+        let odd = self.files.iter().find(|file| {
+            let is_ours = file.path.starts_with("tables/") || file.path.starts_with("runs/");
+            !is_ours || Key::parse(&file.path).is_err() || !is_plain(&file.table)
+        });
+        if let Some(file) = odd {
+            return Some(format!("it has a file {:?} of table {:?}", file.path, file.table));
+        }
+        let sum = |of: fn(&PublishedFile) -> u64| {
+            self.files.iter().map(of).try_fold(0_u64, u64::checked_add)
+        };
+        let sums = [sum(|file| file.bytes), sum(|file| file.rows)];
+        sums.contains(&None).then(|| "its files are larger than any store".to_owned())
+    }
+
     /// The tables of the run with their files; vector files are none.
     pub(super) fn tables(&self) -> BTreeMap<&str, Vec<&PublishedFile>> {
         let mut tables: BTreeMap<&str, Vec<&PublishedFile>> = BTreeMap::new();
@@ -74,6 +98,12 @@ impl Manifest {
         }
         tables
     }
+}
+
+/// Letters, digits and what stands between them in names of ours, so that it can be part of a path.
+pub(super) fn is_plain(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !name.is_empty() && !name.starts_with('.') && name.bytes().all(is_plain)
 }
 
 impl From<&InputFile> for ManifestInput {

@@ -26,6 +26,7 @@ mod object;
 mod output;
 mod publish;
 mod reader;
+mod renewed;
 mod runtime;
 mod table_writer;
 mod vector_reader;
@@ -49,6 +50,8 @@ pub use vector_reader::{VectorBlock, VectorFile};
 pub use vector_writer::VectorWriter;
 pub use verify::Verification;
 
+#[cfg(test)]
+mod control_tests;
 #[cfg(test)]
 pub(crate) mod faults;
 #[cfg(test)]

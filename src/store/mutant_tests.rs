@@ -67,7 +67,7 @@ fn sound_files() -> Vec<Vec<u8>> {
     pairs.map(file).collect()
 }
 
-fn mutate(bytes: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
+pub(super) fn mutate(bytes: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
     for _ in 0..rng.random_range(1..6) {
         if bytes.is_empty() {
             return;

@@ -21,7 +21,8 @@ use super::location::{Location, local_path, prefixed};
 use super::log::{
     Current, Log, LogEntry, SNAPSHOT_EVERY, entry_generation, snapshot_generation, snapshot_path,
 };
-use super::manifest::{FORMAT, Manifest, PublishedFile};
+use super::manifest::{Manifest, PublishedFile};
+use super::reader::load_footer;
 use super::runtime::IoRuntime;
 use super::table_writer::{EncodedFile, sha256_hex};
 
@@ -323,11 +324,12 @@ impl Output {
             return Err(PublishError::Changed { path: self.url_of(path) });
         }
         let manifest: Manifest = self.parse(path, &bytes)?;
-        if manifest.format > FORMAT {
-            let source = format!("it has format {}, newer than {FORMAT}", manifest.format).into();
-            return Err(PublishError::Corrupt { path: self.url_of(path), source });
+        match manifest.problem() {
+            None => Ok(manifest),
+            Some(problem) => {
+                Err(PublishError::Corrupt { path: self.url_of(path), source: problem.into() })
+            }
         }
-        Ok(manifest)
     }
 
     /// The files of one table of a run, to be read at [`Output::location`].
@@ -347,19 +349,42 @@ impl Output {
         }
     }
 
-    /// Holds the size of every file against what was written.
+    /// Holds every file against what was written: tables by their footers, others by their size.
     pub(super) fn check_files(&self, files: &[PublishedFile]) -> Result<(), PublishError> {
-        let heads = stream::iter(files.iter().map(|file| async move {
-            let found = self.store.head(&key(&file.path)?).await?;
-            Ok((file, found.size))
-        }));
-        let sizes = heads.buffered(OBJECTS_AT_ONCE).try_collect::<Vec<_>>();
-        let sizes = self.runtime.wait(sizes);
-        for (file, found) in sizes.map_err(|source| self.store_error("tables/", source))? {
-            if found != file.bytes {
-                let path = self.url_of(&file.path);
-                return Err(PublishError::WrongSize { path, expected: file.bytes, found });
+        let location = self.location();
+        let checks = files.iter().map(|file| self.check_file(&location, file));
+        let checks = stream::iter(checks).buffered(OBJECTS_AT_ONCE).try_collect::<Vec<_>>();
+        self.runtime.wait(checks).map(drop)
+    }
+
+    async fn check_file(
+        &self,
+        location: &Location,
+        file: &PublishedFile,
+    ) -> Result<(), PublishError> {
+        if !file.path.ends_with(".parquet") {
+            return self.check_size(file).await;
+        }
+        let path = || self.url_of(&file.path);
+        match load_footer(location, &self.input_file(file)).await {
+            Ok(footer) if footer.n_rows() == file.rows => Ok(()),
+            Ok(footer) => {
+                let (expected, found) = (file.rows, footer.n_rows());
+                Err(PublishError::WrongRows { path: path(), expected, found })
             }
+            Err(error) => {
+                self.check_size(file).await?;
+                Err(PublishError::Unreadable { path: path(), source: Box::new(error) })
+            }
+        }
+    }
+
+    async fn check_size(&self, file: &PublishedFile) -> Result<(), PublishError> {
+        let head = async { self.store.head(&key(&file.path)?).await };
+        let found = head.await.map_err(|source| self.store_error(&file.path, source))?.size;
+        if found != file.bytes {
+            let path = self.url_of(&file.path);
+            return Err(PublishError::WrongSize { path, expected: file.bytes, found });
         }
         Ok(())
     }

@@ -266,6 +266,23 @@ fn a_run_whose_files_are_not_as_written_is_not_published() {
     let manifest = Manifest { files: vec![file], ..manifest(SUNDAY, "r1", "f1") };
     let error = output.publish(&path, &manifest, NOW, false).unwrap_err();
     assert!(matches!(error, PublishError::WrongSize { expected: 4, found: 3, .. }), "{error}");
+
+    let part = path.table_part("users", 0, 1);
+    let rows = Arc::new(Int64Array::from_iter_values(0..5)) as ArrayRef;
+    let rows = RecordBatch::try_from_iter([("n", rows)]).unwrap();
+    let mut table = TableFile::new("users", &rows.schema(), &["n"]).unwrap();
+    table.write(&rows).unwrap();
+    let written = put_file(&output, &part, table.finish().unwrap()).unwrap();
+    let error = |file: &PublishedFile| {
+        let manifest = Manifest { files: vec![file.clone()], ..manifest.clone() };
+        output.publish(&path, &manifest, NOW, false).unwrap_err()
+    };
+    let other_rows = error(&PublishedFile { rows: 6, ..written.clone() });
+    assert!(matches!(other_rows, PublishError::WrongRows { expected: 6, found: 5, .. }));
+    output.put(&part, vec![b'x'; written.bytes as usize].into()).unwrap();
+    let unreadable = error(&written);
+    assert!(matches!(unreadable, PublishError::Unreadable { .. }), "{unreadable}");
+    assert_eq!((other_rows.exit_code(), unreadable.exit_code()), (74, 74));
     assert_eq!(output.read_current().unwrap(), None);
 }
 

@@ -198,7 +198,10 @@ impl Place {
     }
 }
 
-async fn load_footer(location: &Location, file: &InputFile) -> Result<Footer, ReadError> {
+pub(super) async fn load_footer(
+    location: &Location,
+    file: &InputFile,
+) -> Result<Footer, ReadError> {
     let mut object = planned(location, file)?;
     if file.bytes == 0 {
         return Err(ReadError::Empty { url: file.url.clone() });

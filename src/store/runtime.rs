@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::bucket::{self, BucketUrl};
 use super::error::UrlError;
 use super::meter::{Meter, MeteredStore, StoreCounts};
+use super::renewed::RenewedStore;
 
 /// How requests to object stores are made. Nothing of it changes a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,8 +123,10 @@ impl IoRuntime {
         if let Some(store) = buckets.get(&url.bucket) {
             return Ok(store.clone());
         }
-        let store = bucket::connect(url, &self.0.options, &self.0.meter)?;
-        let store = self.metered(store);
+        let client = bucket::connect(url, &self.0.options, &self.0.meter)?;
+        let (options, meter, again) = (self.0.options.clone(), self.0.meter.clone(), url.clone());
+        let connect = move || bucket::connect(&again, &options, &meter).ok();
+        let store = self.metered(Arc::new(RenewedStore::new(client, connect)));
         buckets.insert(url.bucket.clone(), store.clone());
         Ok(store)
     }

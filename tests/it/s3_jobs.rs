@@ -107,6 +107,13 @@ fn a_job_from_s3_to_s3_publishes_the_bytes_of_a_local_one_and_all_commands_work_
     assert!(requests <= 20, "{requests} requests for nothing");
 
     assert!(tidemill(&["show", "job.toml", "--user", "u000000001"]).status.success());
+    let index = server.keys("out/runs/").into_iter().find(|key| key.ends_with(".faiss")).unwrap();
+    let item = "i000000001";
+    let found =
+        json(&tidemill(&["search", &format!("s3://shop/{index}"), "--item", item, "--json"]));
+    let nearest = found["hits"][0]["id"].as_str().unwrap();
+    assert!(nearest.starts_with('i') && nearest != item, "{found}");
+
     let verified = json(&tidemill(&["verify", "s3://shop/out/", "--json"]));
     assert_eq!(verified["problems"].as_array().unwrap().len(), 0, "{verified}");
     json(&tidemill(&["run", "job.toml", "--json", "--force"]));
@@ -162,6 +169,70 @@ fn secrets_are_in_nothing_that_is_written() {
             assert!(!text.contains(word), "{word:?} is in {}", &text[..text.len().min(500)]);
         }
     }
+}
+
+#[test]
+fn secrets_for_other_clouds_are_not_shown_either() {
+    let sandbox = shop();
+    let key = "planted+key/0123456789abcdefghijklmn";
+    let account = r#"{"client_email": "a@b.c", "private_key": "planted-private-key",
+                      "private_key_id": "planted-key-id", "disable_oauth": false}"#;
+    let nowhere = "http://127.0.0.1:9";
+    let clouds = [
+        ("gs://shop/out/", vec![("GOOGLE_SERVICE_ACCOUNT_KEY", account)], [77, 78]),
+        (
+            "az://shop/out/",
+            vec![("AZURE_STORAGE_ACCOUNT_NAME", "tidemill"), ("AZURE_STORAGE_ACCOUNT_KEY", key)],
+            [75, 75],
+        ),
+        (
+            "az://shop/out/",
+            vec![
+                ("AZURE_STORAGE_ACCOUNT_NAME", "tidemill"),
+                ("AZURE_STORAGE_SAS_KEY", "sv=2026&sig=planted-signature"),
+            ],
+            [75, 75],
+        ),
+    ];
+    for (url, variables, codes) in clouds {
+        sandbox.spec(&SPEC.replace("LOG", "shop/events.parquet").replace("OUT", url));
+        let variables: Vec<_> =
+            variables.into_iter().map(|(name, value)| (name, value.to_owned())).collect();
+        let sets = [&format!("store.endpoint={nowhere}"), "store.retry_seconds_max=0"];
+        let output = sandbox.tidemill_in(
+            &variables,
+            &["run", "job.toml", "-vv", "--set", sets[0], "--set", sets[1]],
+        );
+        let code = output.status.code().unwrap();
+        assert!(codes.contains(&code), "{url}: {code} {}", stderr(&output));
+        for text in [&output.stdout, &output.stderr] {
+            let text = String::from_utf8_lossy(text);
+            assert!(!text.contains("planted"), "{url}: {text}");
+        }
+    }
+}
+
+#[test]
+fn credentials_that_expire_are_read_again_once() {
+    let (sandbox, server) = (shop(), S3Server::start("shop"));
+    put_log(&server, &sandbox);
+    spec_on_s3(&sandbox);
+    // The first request of each kind, where lists, reads and writes are kinds.
+    let proxy = FaultProxy::start(server.address(), {
+        let seen = std::sync::Mutex::new(std::collections::BTreeSet::new());
+        move |request| {
+            let kind = (request.method.clone(), request.query.contains("list-type"));
+            seen.lock().unwrap().insert(kind).then_some(Fault::Expired)
+        }
+    });
+    let output = sandbox.tidemill_in(&proxy.environment(), &["run", "job.toml", "--json"]);
+    assert_eq!(json(&output)["outcome"], "published");
+    assert!(proxy.faults()["expired"] >= 3, "{:?}", proxy.faults());
+    assert!(stderr(&output).contains("reading them again"), "{}", stderr(&output));
+
+    let proxy = FaultProxy::start(server.address(), |_| Some(Fault::Expired));
+    let output = sandbox.tidemill_in(&proxy.environment(), &["run", "job.toml", "--force"]);
+    assert_eq!(output.status.code(), Some(77), "{}", stderr(&output));
 }
 
 #[test]
@@ -272,11 +343,12 @@ fn every_fault_of_a_commit_ends_in_the_right_outcome() {
     let (sandbox, server) = (shop(), S3Server::start("shop"));
     put_log(&server, &sandbox);
     spec_on_s3(&sandbox);
-    let faults: [fn() -> Fault; 5] = [
+    let faults: [fn() -> Fault; 6] = [
         || Fault::LoseReply,
         || Fault::ErrorAfter,
         || Fault::SlowDown,
         || Fault::Conflict,
+        || Fault::Expired,
         || Fault::Hang(Duration::from_secs(2)),
     ];
     for place in ["/_log/", "/current.json", "/_manifest.json"] {
@@ -303,7 +375,7 @@ fn every_fault_of_a_commit_ends_in_the_right_outcome() {
         }
     }
     let runs = sandbox.tidemill_in(&server.environment(), &["runs", "job.toml", "--json"]);
-    assert_eq!(json(&runs)["runs"].as_array().unwrap().len(), 15, "one generation each");
+    assert_eq!(json(&runs)["runs"].as_array().unwrap().len(), 18, "one generation each");
 }
 
 fn manifest(run_id: &str) -> Manifest {

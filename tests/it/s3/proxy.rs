@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     SlowDown,
     /// 409, and the store hears nothing.
     Conflict,
+    /// 400 as for a token that has expired, and the store hears nothing.
+    Expired,
     /// Nothing for so long, then the connection drops; the store hears nothing.
     Hang(Duration),
     /// The answer stops in the middle of its body, and the connection drops.
@@ -40,6 +42,7 @@ impl Fault {
             Self::ErrorAfter => "error-after",
             Self::SlowDown => "slow-down",
             Self::Conflict => "conflict",
+            Self::Expired => "expired",
             Self::Hang(_) => "hang",
             Self::CutBody => "cut-body",
             Self::OkWithError => "ok-with-error",
@@ -324,6 +327,7 @@ fn without_the_store(exchange: &Exchange, fault: Fault) -> Option<Reply> {
     let (status, code) = match fault {
         Fault::SlowDown => ("503 Slow Down", "SlowDown"),
         Fault::Conflict => ("409 Conflict", "ConditionalRequestConflict"),
+        Fault::Expired => ("400 Bad Request", "ExpiredToken"),
         Fault::OkWithError => ("200 OK", "InternalError"),
         Fault::Hang(pause) => {
             thread::sleep(pause);
