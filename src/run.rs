@@ -52,14 +52,14 @@ mod vectors_tests;
 pub use counts::{Rejected, ScanCounts};
 pub use history::{UserEvent, events_of_user};
 pub use memory::{MemoryEstimate, predicted_memory};
-pub use planning::{PlanFlags, plan};
+pub use planning::{BadFile, PlanFlags, plan};
 pub use refused::{Refused, code, exit_code};
 pub use report::{InputSummary, Report};
 pub use search::{Hit, nearest};
 pub use vectors::scaled_to_one;
 
 use gates::Looked;
-use report::{Known, Record};
+use report::{InputTrouble, Known, Record};
 
 /// Told what a run is doing; may be called from several threads.
 pub trait Observer: Send + Sync {
@@ -177,6 +177,7 @@ fn input_file(file: &FilePlan) -> InputFile {
 /// What all stages of one process read.
 struct Job<'a> {
     plan: Plan,
+    left_out: &'a [BadFile],
     started_at_us: i64,
     record: &'a Record,
     logs: Vec<Log>,
@@ -255,8 +256,8 @@ impl Worker<'_> {
 
 /// The same error on every worker, with its exit code.
 fn agree<T>(shell: &mut Shell, record: &Record, result: Result<T>) -> Result<T> {
-    if result.as_ref().is_err_and(refused::is_replaced) {
-        record.note_replaced();
+    if let Err(error) = &result {
+        record.note_input(error);
     }
     shell.collectives.agree(result, exit_code).map_err(anyhow::Error::from)
 }
@@ -307,18 +308,34 @@ pub fn run_reported(request: Request) -> (Result<Outcome>, Report) {
 pub(crate) fn run_on(runtime: IoRuntime, mut request: Request) -> (Result<Outcome>, Report) {
     let started_at_us = (request.clock)();
     let record = Arc::new(Record::default());
-    let mut result = run_once(&runtime, &request, started_at_us, &record);
-    if record.take_replaced() {
-        // The other version may be whole: plan anew, under a name of its own.
-        request.observer.note("plan", "an input was replaced during the run; beginning anew");
-        request.run_id += "-2";
-        result = run_once(&runtime, &request, started_at_us, &record);
-        if record.take_replaced() {
-            result = result.map_err(|error| {
-                Refused::bad_data(error.context("inputs were replaced during the run, twice"))
-            });
+    let name = request.run_id.clone();
+    let (mut left_out, mut replaced) = (Vec::new(), false);
+    let result = loop {
+        let result = run_once(&runtime, &request, started_at_us, &record, &left_out);
+        match record.take_input() {
+            Some(InputTrouble::Replaced) if replaced => {
+                break result.map_err(|error| {
+                    Refused::bad_data(error.context("inputs were replaced during the run, twice"))
+                });
+            }
+            // The other version may be whole.
+            Some(InputTrouble::Replaced) => {
+                replaced = true;
+                request.observer.note("plan", "an input was replaced; beginning anew");
+            }
+            Some(InputTrouble::Damaged(file))
+                if left_out.len() < request.spec.limits.bad_files_max as usize
+                    && !left_out.contains(&file) =>
+            {
+                let reason = &file.reason;
+                request.observer.note("plan", &format!("{reason}; beginning anew without it"));
+                left_out.push(file);
+            }
+            _ => break result,
         }
-    }
+        // Every attempt has a name of its own, so that files never mix.
+        request.run_id = format!("{name}-{}", record.known().attempts + 1);
+    };
     let times = (started_at_us, (request.clock)());
     let report = Report::new(&request.spec, record.known(), &result, times, runtime.counts());
     // A run that is published already leaves no trace.
@@ -335,14 +352,16 @@ fn run_once(
     request: &Request,
     started_at_us: i64,
     record: &Arc<Record>,
+    left_out: &[BadFile],
 ) -> Result<Outcome> {
     record.note(|known| {
         let attempts = known.attempts + 1;
         *known = Known { run_id: request.run_id.clone(), attempts, ..Known::default() };
     });
     let (runtime, request, record) = (runtime.clone(), request.clone(), record.clone());
+    let left_out = left_out.to_vec();
     let outcomes = execute(request.workers, move |shell| {
-        drive(shell, &request, &runtime, started_at_us, &record)
+        drive(shell, &request, &runtime, started_at_us, &record, &left_out)
     })?;
     Ok(outcomes.into_iter().next().expect("there is a worker"))
 }
@@ -372,6 +391,7 @@ fn drive(
     runtime: &IoRuntime,
     started_at_us: i64,
     record: &Record,
+    left_out: &[BadFile],
 ) -> Result<Outcome> {
     let observer: &dyn Observer =
         if shell.index == 0 { request.observer.as_ref() } else { &Silent };
@@ -386,7 +406,8 @@ fn drive(
     let start = Instant::now();
     let output = Output::create(runtime, &request.spec.output.url, &request.base);
     let output = agree(shell, record, output.map_err(Into::into))?;
-    let (plan, fingerprint) = match self::start(shell, request, runtime, &output, record)? {
+    let found = self::start(shell, request, runtime, &output, record, left_out)?;
+    let (plan, fingerprint) = match found {
         Start::Already(current) => return Ok(Outcome::AlreadyPublished { current }),
         Start::Go(plan, fingerprint) => (*plan, fingerprint),
     };
@@ -405,7 +426,8 @@ fn drive(
     let seconds = start.elapsed().as_secs_f64();
     observer.end("plan", seconds, &format!("{} rows in {} shards", plan.n_rows, plan.n_shards));
     let threads = request.threads;
-    let job = Job { plan, started_at_us, record, logs, threads, request, runtime, observer };
+    let job =
+        Job { plan, left_out, started_at_us, record, logs, threads, request, runtime, observer };
     let stages = vec![Stage { name: "plan".to_owned(), seconds, more: Map::new() }];
     note(&|known| known.stages = stages.clone());
     let mut worker = Worker { shell, job: &job, pool: &pool, stages, gates: Vec::new() };
@@ -430,9 +452,10 @@ fn start(
     runtime: &IoRuntime,
     output: &Output,
     record: &Record,
+    left_out: &[BadFile],
 ) -> Result<Start> {
     let made = match shell.index {
-        0 => look_and_plan(request, runtime, output).and_then(|start| {
+        0 => look_and_plan(request, runtime, output, left_out).and_then(|start| {
             serde_json::to_vec(&start).map(Some).context("the plan cannot be written as JSON")
         }),
         _ => Ok(None),
@@ -443,7 +466,12 @@ fn start(
 }
 
 /// From what is cheap to what is not: listings, the log, a probe of the store, footers.
-fn look_and_plan(request: &Request, runtime: &IoRuntime, output: &Output) -> Result<Start> {
+fn look_and_plan(
+    request: &Request,
+    runtime: &IoRuntime,
+    output: &Output,
+    left_out: &[BadFile],
+) -> Result<Start> {
     let Request { spec, base, flags, .. } = request;
     let frozen = planning::freeze(runtime, spec, base, flags)?;
     let fingerprint = frozen.fingerprint(spec, flags);
@@ -459,7 +487,7 @@ fn look_and_plan(request: &Request, runtime: &IoRuntime, output: &Output) -> Res
     if request.publish && !request.unsafe_single_writer {
         output.probe(&request.run_id)?;
     }
-    let plan = frozen.plan(runtime, spec, base, flags)?;
+    let plan = frozen.plan(runtime, spec, base, flags, left_out)?;
     memory::check(&plan, request.threads)?;
     Ok(Start::Go(Box::new(plan), fingerprint))
 }

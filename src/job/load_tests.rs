@@ -147,7 +147,7 @@ fn absent_keys_take_their_defaults() {
     assert_eq!(spec.history.interactions_per_user_max, 1000);
     assert_eq!(
         spec.limits,
-        Limits { memory_bytes_max: ByteSize(8 << 30), reject_share_max: 0.001 }
+        Limits { memory_bytes_max: ByteSize(8 << 30), reject_share_max: 0.001, bad_files_max: 0 }
     );
     assert!(spec.popularity.is_none() && spec.top_k.is_none() && !spec.has_time());
     assert_eq!(spec.events[0].weights_or_default(), [("*".into(), Weight::plain(1.0))].into());

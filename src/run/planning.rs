@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use serde::Serialize;
 use serde_json::json;
 
 use super::Refused;
@@ -25,6 +26,15 @@ pub struct PlanFlags {
     pub sample_users: Option<f64>,
 }
 
+/// A file of a log that cannot be read, and is left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BadFile {
+    /// As in messages.
+    pub url: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
 /// The input as it is listed: what a run is told from an earlier one by, before a byte is read.
 pub(super) struct Frozen {
     logical_date: Option<Date>,
@@ -41,13 +51,23 @@ struct FrozenLog {
     pruned: Vec<bool>,
 }
 
+impl FrozenLog {
+    /// The files that can be read; `left_out` cannot.
+    fn readable(&self, left_out: &[BadFile]) -> (Vec<InputFile>, Vec<bool>) {
+        let files = self.files.iter().zip(&self.pruned);
+        let is_left_out = |file: &InputFile| left_out.iter().any(|bad| bad.url == file.url);
+        let readable = files.filter(|(file, _)| !is_left_out(file));
+        readable.map(|(file, pruned)| (file.clone(), *pruned)).unzip()
+    }
+}
+
 /// Plans a run.
 ///
 /// # Errors
 /// No input, a file that is no Parquet file, a missing or unreadable column, ids that cannot be
 /// mixed, a date that is none.
 pub fn plan(runtime: &IoRuntime, spec: &Spec, base: &Path, flags: &PlanFlags) -> Result<Plan> {
-    freeze(runtime, spec, base, flags)?.plan(runtime, spec, base, flags)
+    freeze(runtime, spec, base, flags)?.plan(runtime, spec, base, flags, &[])
 }
 
 /// Lists the input. Reads nothing.
@@ -133,7 +153,7 @@ impl Frozen {
         Ok(())
     }
 
-    /// Reads the footers and checks the columns.
+    /// Reads the footers of all files but those `left_out`, and checks the columns.
     ///
     /// # Errors
     /// A file that is no Parquet file, a missing or unreadable column, ids that cannot be mixed.
@@ -143,6 +163,7 @@ impl Frozen {
         spec: &Spec,
         base: &Path,
         flags: &PlanFlags,
+        left_out: &[BadFile],
     ) -> Result<Plan> {
         let zone = plan::time_zone(spec);
         let mut sources = Vec::new();
@@ -151,9 +172,16 @@ impl Frozen {
         for (events, log) in spec.events.iter().zip(&self.logs) {
             let times = TimeReader::new(events.time_unit.map(plan::unit_name), zone.clone());
             let columns = columns(&events.columns);
-            let footers = store::footers(&log.location, &log.files)?;
-            let mut planned = Vec::with_capacity(log.files.len());
-            for ((file, footer), pruned) in log.files.iter().zip(&footers).zip(&log.pruned) {
+            let (files, pruned) = log.readable(left_out);
+            if files.is_empty() {
+                return Err(Refused::bad_data(anyhow!(
+                    "every file of log \"{}\" is damaged; write it again",
+                    events.url
+                )));
+            }
+            let footers = store::footers(&log.location, &files)?;
+            let mut planned = Vec::with_capacity(files.len());
+            for ((file, footer), pruned) in files.iter().zip(&footers).zip(&pruned) {
                 let keys: Vec<&str> = file.partitions.keys().map(String::as_str).collect();
                 let (user, item) = schema::check_columns(footer.schema(), &columns, &times, &keys)
                     .with_context(|| format!("\"{}\" does not fit the spec", file.url))

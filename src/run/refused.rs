@@ -4,6 +4,7 @@ use std::fmt;
 
 use anyhow::anyhow;
 
+use super::planning::BadFile;
 use crate::dataflow::AgreeError;
 use crate::job::SpecError;
 use crate::store::{ListError, PublishError, ReadError, UrlError};
@@ -121,6 +122,16 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 pub(super) fn is_replaced(error: &anyhow::Error) -> bool {
     let is_replaced = |error: &ReadError| matches!(error, ReadError::Replaced { .. });
     error.chain().any(|cause| cause.downcast_ref::<ReadError>().is_some_and(is_replaced))
+}
+
+/// The file of an input that is damaged, and how.
+pub(super) fn damaged_file(error: &anyhow::Error) -> Option<BadFile> {
+    if error.chain().any(|cause| cause.is::<PublishError>()) {
+        return None;
+    }
+    let error = error.chain().find_map(|cause| cause.downcast_ref::<ReadError>())?;
+    let url = error.damaged_file()?.to_owned();
+    Some(BadFile { url, reason: error.to_string() })
 }
 
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Outcome, code, exit_code, instruction_set, rfc3339};
+use super::{BadFile, Outcome, code, exit_code, instruction_set, refused, rfc3339};
 use crate::job::Spec;
 use crate::job::plan::{FilePlan, Plan, SourcePlan};
 use crate::store::{Current, Gate, PublishedFile, Stage, StoreCounts};
@@ -16,8 +15,17 @@ use crate::store::{Current, Gate, PublishedFile, Stage, StoreCounts};
 #[derive(Debug, Default)]
 pub(super) struct Record {
     known: Mutex<Known>,
-    /// Whether an input was replaced under the run, as any worker found.
-    replaced: AtomicBool,
+    /// What is wrong with the input, as any worker found.
+    input: Mutex<Option<InputTrouble>>,
+}
+
+/// What a run can begin anew after.
+#[derive(Clone, Debug)]
+pub(super) enum InputTrouble {
+    /// A file is another than when the run was planned.
+    Replaced,
+    /// A file of a log or a side table cannot be read.
+    Damaged(BadFile),
 }
 
 /// Everything that a run finds out on its way.
@@ -45,13 +53,20 @@ impl Record {
         self.known.lock().expect("no thread panics while it writes a record").clone()
     }
 
-    pub(super) fn note_replaced(&self) {
-        self.replaced.store(true, Relaxed);
+    /// Remembers an error that is about the input.
+    pub(super) fn note_input(&self, error: &anyhow::Error) {
+        let trouble = match refused::is_replaced(error) {
+            true => Some(InputTrouble::Replaced),
+            false => refused::damaged_file(error).map(InputTrouble::Damaged),
+        };
+        if trouble.is_some() {
+            *self.input.lock().expect("no thread panics while it writes a record") = trouble;
+        }
     }
 
-    /// Whether an input was replaced since this was asked.
-    pub(super) fn take_replaced(&self) -> bool {
-        self.replaced.swap(false, Relaxed)
+    /// What was wrong with the input since this was asked.
+    pub(super) fn take_input(&self) -> Option<InputTrouble> {
+        self.input.lock().expect("no thread panics while it writes a record").take()
     }
 }
 
@@ -120,7 +135,7 @@ pub struct Report {
     pub finished_at: String,
     /// Between the two.
     pub seconds: f64,
-    /// How often the run was begun: 2 where an input was replaced under it.
+    /// How often the run was begun: more than once where an input was replaced or damaged.
     pub attempts: u32,
     /// Version of this crate.
     pub code_version: &'static str,

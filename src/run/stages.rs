@@ -8,7 +8,7 @@ use crate::kernels::CandidateLists;
 use crate::kernels::debias::DebiasWeights;
 use crate::kernels::histories::Calendar;
 use crate::kernels::item_totals::sum_of;
-use crate::types::Histories;
+use crate::types::{DAY_US, Histories};
 use als::Factors;
 use lists::{FactorRanker, ListInputs};
 use memory::Sizes;
@@ -67,6 +67,11 @@ fn prepare_histories(
     worker.note(|known| known.counts = counts.as_json());
     check_rejects(plan, &counts)?;
     let until_us = plan.as_of_us.unwrap_or(job.started_at_us);
+    if plan.as_of_us.is_none() && counts.newest_us > until_us + DAY_US {
+        let newest = rfc3339(counts.newest_us);
+        let note = format!("the newest event is of {newest}, and as_of follows it; give --date");
+        job.observer.note("scan", &note);
+    }
     worker.pass(gates::newest_event(&plan.spec.gates, counts.newest_us, until_us))?;
     let (dictionary, shuffled) = worker.stage("shuffle", None, |worker| {
         let dictionary = prepare::dictionary(worker, &scan);
@@ -188,6 +193,11 @@ fn calendar(plan: &Plan, counts: &ScanCounts) -> Calendar {
     // A log without times has all its events at 0.
     let as_of_us = plan.as_of_us.or(newest).unwrap_or(1);
     plan.calendar(as_of_us, counts.oldest_us.min(as_of_us))
+}
+
+/// RFC 3339; `None` where there is no event with a time.
+fn time_of(time_us: i64) -> Option<String> {
+    (time_us != i64::MIN && time_us != i64::MAX).then(|| rfc3339(time_us))
 }
 
 /// The end of the history that counts; now for logs without times.
@@ -457,6 +467,9 @@ impl Summary<'_> {
             "rows_rejected": rejected,
             "unlisted_events": self.counts.unlisted_events,
             "files_pruned": worker.job.plan.files_pruned,
+            "files_left_out": worker.job.left_out,
+            "oldest_event": time_of(self.counts.oldest_us),
+            "newest_event": time_of(self.counts.newest_us),
             "users": sums[0],
             "users_with_history": sums[1],
             "items": self.prepared.dictionary.len(),

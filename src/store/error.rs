@@ -197,6 +197,19 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// The file that is damaged, where it is the file and not the way to it.
+    pub fn damaged_file(&self) -> Option<&str> {
+        match self {
+            Self::Empty { url }
+            | Self::NotParquet { url }
+            | Self::Truncated { url }
+            | Self::CorruptFooter { url, .. }
+            | Self::CorruptRowGroup { url, .. }
+            | Self::TooLarge { url, .. } => Some(url),
+            _ => None,
+        }
+    }
+
     /// The exit code of the process that fails with this error.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -387,3 +387,123 @@ fn popularity_is_that_of_the_user_s_segment() {
     assert_eq!(of("d"), ["z popularity", "x popularity", "y fallback"]);
     assert_eq!(of("e"), ["x popularity", "y popularity", "z popularity"]);
 }
+
+/// A log of four files: one is truncated, one damaged in its middle, one holds no row.
+fn damaged_log() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.spec(&SPEC.replace("log.parquet", "log/"));
+    sandbox.write("log/1.parquet", &good());
+    sandbox.write("log/4.parquet", &good().slice(0, 0));
+    write_parquet(&sandbox.path("log/2.parquet"), &good(), 3);
+    let whole = fs::read(sandbox.path("log/2.parquet")).unwrap();
+    fs::write(sandbox.path("log/3.parquet"), &whole[..whole.len() - 9]).unwrap();
+    let mut bytes = whole;
+    // The pages come first; the footer stays as it is.
+    bytes[4..40].fill(0xff);
+    fs::write(sandbox.path("log/2.parquet"), bytes).unwrap();
+    sandbox
+}
+
+#[test]
+fn damaged_files_are_left_out_whole_where_the_spec_allows_it() {
+    let sandbox = damaged_log();
+    sandbox.refused(65, &["log/3.parquet", "truncated"], &[]);
+    sandbox.refused(65, &["log/2.parquet", "corrupt"], &["--set", "limits.bad_files_max=1"]);
+    let outcome = sandbox.run(&["--set", "limits.bad_files_max=2"]);
+    assert_eq!(counts(&outcome)["rows"], 8, "all rows of the sound file, and none of the others");
+    let left_out = counts(&outcome)["files_left_out"].as_array().unwrap();
+    let urls: Vec<&str> = left_out.iter().map(|file| file["url"].as_str().unwrap()).collect();
+    assert_eq!(urls, ["log/3.parquet", "log/2.parquet"]);
+    assert!(left_out[1]["reason"].as_str().unwrap().contains("row group 0"), "{left_out:?}");
+    assert_eq!(outcome["manifest"]["input"].as_array().unwrap().len(), 2);
+    let again = sandbox.run(&["--set", "limits.bad_files_max=2"]);
+    assert_eq!(again["outcome"], "already_published");
+
+    for file in ["log/1.parquet", "log/4.parquet"] {
+        fs::remove_file(sandbox.path(file)).unwrap();
+    }
+    fs::remove_dir_all(sandbox.path("out")).unwrap();
+    sandbox.refused(65, &["every file of log \"log/\""], &["--set", "limits.bad_files_max=9"]);
+}
+
+#[test]
+fn files_of_a_log_may_differ_in_all_that_does_not_matter() {
+    let good = good();
+    let column = |name: &str| good.column_by_name(name).unwrap().clone();
+    let cast = |name: &str, to: DataType| arrow::compute::cast(&column(name), &to).unwrap();
+    let dictionary =
+        |name| cast(name, DataType::Dictionary(DataType::Int8.into(), DataType::Utf8.into()));
+    let utc = |unit| DataType::Timestamp(unit, Some("UTC".into()));
+    let files = [
+        good.clone(),
+        // Another order, and a column that nobody asked for.
+        batch(&[
+            ("value", column("value")),
+            ("extra", column("event")),
+            ("event", column("event")),
+            ("time", column("time")),
+            ("item", column("item")),
+            ("user", column("user")),
+        ]),
+        batch(&[
+            ("user", cast("user", DataType::LargeUtf8)),
+            ("item", cast("item", DataType::Utf8View)),
+            ("time", cast("time", utc(arrow::datatypes::TimeUnit::Nanosecond))),
+            ("event", dictionary("event")),
+            ("value", cast("value", DataType::Int32)),
+        ]),
+        batch(&[
+            ("user", dictionary("user")),
+            ("item", dictionary("item")),
+            ("time", column("time")),
+            ("event", cast("event", DataType::LargeUtf8)),
+            ("value", cast("value", DataType::Float32)),
+        ]),
+    ];
+    let sandbox = Sandbox::new();
+    sandbox.spec(&SPEC.replace("log.parquet", "log/"));
+    for (number, file) in files.iter().enumerate() {
+        sandbox.write(&format!("log/{number}.parquet"), file);
+    }
+    let outcome = sandbox.run(&[]);
+    assert_eq!(counts(&outcome)["rows_used"], 32);
+    let items = sandbox.table(&outcome, "item_popularity");
+    assert_eq!(self::column(&items, "events"), ["12", "12", "8"]);
+}
+
+#[test]
+fn robots_are_cut_to_their_newest_items_and_reported() {
+    let rows = 3_000;
+    let items: Vec<String> = (0..rows).map(|row| format!("item{:04}", row % 1_500)).collect();
+    let items: Vec<Option<&str>> = items.iter().map(|item| Some(item.as_str())).collect();
+    let robot = batch(&[
+        ("user", text(&vec![Some("robot"); rows])),
+        ("item", text(&items)),
+        ("time", times(&(0..rows as i64).map(|row| Some(START + row)).collect::<Vec<_>>())),
+        ("event", text(&vec![Some("buy"); rows])),
+        ("value", values(&vec![Some(1.0); rows])),
+    ]);
+    let all = arrow::compute::concat_batches(&robot.schema(), [&good(), &robot]).unwrap();
+    let sandbox = sandbox(&all);
+    let outcome = sandbox.run(&[]);
+    let counts = counts(&outcome);
+    assert_eq!(counts["users_over_cap"], 1);
+    assert_eq!(counts["interactions_dropped"]["over_cap"], 500);
+    assert_eq!(counts["events_of_user_max"], 3_000);
+    assert_eq!(counts["users_of_item_max"], 3);
+    let users = sandbox.table(&outcome, "users");
+    let robot = column(&users, "user_id").iter().position(|user| user == "robot").unwrap();
+    assert_eq!(column(&users, "items")[robot], "1000");
+}
+
+#[test]
+fn an_event_from_the_future_does_not_pass_unnoticed() {
+    let far = 4_000_000_000_000_000;
+    let sandbox = with_row(Some("a"), Some("x"), Some(far), "buy", Some(1.0));
+    let output = sandbox.tidemill(&["run", "job.toml"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains("2096-10-02T07:06:40Z"), "{stderr}");
+    let outcome = sandbox.run(&["--date", "2024-10-05"]);
+    assert_eq!(counts(&outcome)["rows_filtered"]["after_as_of"], 1);
+    assert_eq!(counts(&outcome)["newest_event"], "2024-10-04T00:00:00.000007Z");
+}

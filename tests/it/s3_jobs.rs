@@ -259,7 +259,8 @@ fn stores_that_cannot_be_used_end_a_run_with_the_right_code() {
 }
 
 /// One request in twenty fails, in every way that a store has.
-fn five_percent() -> impl Fn(&crate::s3::proxy::RequestLine) -> Option<Fault> + Send + Sync {
+pub(crate) fn five_percent()
+-> impl Fn(&crate::s3::proxy::RequestLine) -> Option<Fault> + Send + Sync {
     let number = AtomicU64::new(0);
     move |request| {
         let number = number.fetch_add(1, SeqCst);

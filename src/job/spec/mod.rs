@@ -120,11 +120,16 @@ pub struct Limits {
     /// run refuses to publish. Filtered rows (too old, no user, …) do not count.
     #[schemars(range(min = 0, max = 1), extend("x-unit" = "share of rows"), example = 0.01)]
     pub reject_share_max: f64,
+    /// Most files of the logs that may be left out because they are damaged: truncated, corrupt, or
+    /// larger unpacked than can be. Each is left out whole, and named in the manifest. A store that
+    /// does not answer is never taken for a damaged file.
+    #[schemars(extend("x-unit" = "files"), example = 2)]
+    pub bad_files_max: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory_bytes_max: ByteSize(8 << 30), reject_share_max: 0.001 }
+        Self { memory_bytes_max: ByteSize(8 << 30), reject_share_max: 0.001, bad_files_max: 0 }
     }
 }
 

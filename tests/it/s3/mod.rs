@@ -10,7 +10,8 @@ pub(crate) mod server;
 mod server_tests;
 
 /// For measurements: a bucket `shop` on a free port, in a process of its own. `TIDEMILL_SERVE` names
-/// a file that becomes `log/events.parquet`; the environment of clients goes to stderr.
+/// a file that becomes `log/events.parquet`; the environment of clients goes to stderr, and after it
+/// the address of a proxy in front that lets one request in twenty fail.
 #[test]
 #[ignore = "serves until it is killed"]
 fn serve() {
@@ -20,6 +21,8 @@ fn serve() {
     for (name, value) in server.environment() {
         eprintln!("export {name}={value}");
     }
+    let proxy = proxy::FaultProxy::start(server.address(), crate::s3_jobs::five_percent());
+    eprintln!("faulty {}", proxy.endpoint());
     loop {
         std::thread::park();
     }
