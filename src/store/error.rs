@@ -415,6 +415,14 @@ fn io_exit_code(error: &(dyn Error + 'static)) -> u8 {
     code
 }
 
-/// Error codes of S3 that come with a status other than 401 and 403, or with a text only.
-const REFUSALS: [&str; 4] =
-    ["ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"];
+/// How a refusal is told that comes as a text only: error codes of S3 and its token service with a
+/// status other than 401 and 403, and what credentials are asked of.
+const REFUSALS: [&str; 7] = [
+    "ExpiredToken",
+    "InvalidToken",
+    "InvalidIdentityToken",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "401 Unauthorized",
+    "403 Forbidden",
+];

@@ -2,7 +2,8 @@
 //! faults, and on a server that others wrote.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
@@ -210,6 +211,66 @@ fn secrets_for_other_clouds_are_not_shown_either() {
             assert!(!text.contains("planted"), "{url}: {text}");
         }
     }
+}
+
+/// Answers as the agent that gives pods their identity: the keys of `server` for a `token`.
+fn pod_identity_agent(server: &S3Server, token: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1/credentials", listener.local_addr().unwrap());
+    let keys: BTreeMap<_, _> = server.environment().into_iter().collect();
+    let answer = serde_json::json!({
+        "AccessKeyId": keys["AWS_ACCESS_KEY_ID"],
+        "SecretAccessKey": keys["AWS_SECRET_ACCESS_KEY"],
+        "Token": PLANTED,
+        "Expiration": "2099-01-01T00:00:00Z",
+    });
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let (mut asked, mut part) = (String::new(), [0; 4096]);
+            while !asked.contains("\r\n\r\n") {
+                let read = stream.read(&mut part).unwrap();
+                assert!(read > 0, "{asked}");
+                asked += &String::from_utf8_lossy(&part[..read]);
+            }
+            let (status, body) = match asked.contains(token) {
+                true => ("200 OK", answer.to_string()),
+                false => ("401 Unauthorized", String::new()),
+            };
+            let length = body.len();
+            let head =
+                format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close");
+            write!(stream, "{head}\r\n\r\n{body}").unwrap();
+        }
+    });
+    url
+}
+
+#[test]
+fn pod_identity_and_a_key_of_the_key_service_come_from_the_environment() {
+    let (sandbox, server) = (shop(), S3Server::start("shop"));
+    put_log(&server, &sandbox);
+    spec_on_s3(&sandbox);
+    let token = sandbox.path("token").display().to_string();
+    std::fs::write(&token, "planted-identity").unwrap();
+    let mut environment = server.environment();
+    environment.retain(|(name, _)| !name.contains("ACCESS_KEY"));
+    let agent = pod_identity_agent(&server, "planted-identity");
+    environment.extend([
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", agent),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token.clone()),
+        ("AWS_SERVER_SIDE_ENCRYPTION", "aws:kms".to_owned()),
+        ("AWS_SSE_KMS_KEY_ID", "our-key".to_owned()),
+    ]);
+    let ran = sandbox.tidemill_in(&environment, &["run", "job.toml", "-vv"]);
+    assert!(ran.status.success() && !stderr(&ran).contains("planted"), "{}", stderr(&ran));
+    let kms_keys = server.kms_keys();
+    assert!(kms_keys["our-key"] > 20 && kms_keys.len() == 1, "{kms_keys:?}");
+
+    std::fs::write(&token, "planted-and-revoked").unwrap();
+    let ran = sandbox.tidemill_in(&environment, &["run", "job.toml", "-vv", "--force"]);
+    assert_eq!(ran.status.code(), Some(77), "{}", stderr(&ran));
+    assert!(!stderr(&ran).contains("planted"), "{}", stderr(&ran));
 }
 
 #[test]

@@ -76,6 +76,7 @@ impl S3 for Operations {
         let bytes = read_all(input.body).await?;
         let conditions =
             Conditions { if_match: input.if_match, if_none_match: input.if_none_match };
+        self.0.note_key(input.ssekms_key_id);
         let stored = self.0.backend().put(&input.key, bytes, &conditions)?;
         let e_tag = stored.e_tag();
         Ok(S3Response::new(PutObjectOutput { e_tag, ..PutObjectOutput::default() }))
@@ -177,6 +178,7 @@ impl S3 for Operations {
         request: S3Request<CreateMultipartUploadInput>,
     ) -> Answer<CreateMultipartUploadOutput> {
         let input = request.input;
+        self.0.note_key(input.ssekms_key_id);
         let id = self.0.backend().begin_upload(&input.key);
         Ok(S3Response::new(CreateMultipartUploadOutput {
             bucket: Some(input.bucket),

@@ -32,9 +32,15 @@ pub(super) struct Shared {
     bucket: String,
     backend: Mutex<Backend>,
     requests: Mutex<BTreeMap<String, u64>>,
+    /// Writes by the key of the key service that they asked for, empty for none.
+    kms_keys: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Shared {
+    pub(super) fn note_key(&self, key: Option<String>) {
+        *self.kms_keys.lock().unwrap().entry(key.unwrap_or_default()).or_default() += 1;
+    }
+
     pub(super) fn backend(&self) -> MutexGuard<'_, Backend> {
         self.backend.lock().unwrap()
     }
@@ -54,6 +60,7 @@ impl S3Server {
             bucket: bucket.to_owned(),
             backend: Mutex::default(),
             requests: Mutex::default(),
+            kms_keys: Mutex::default(),
         });
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -90,6 +97,11 @@ impl S3Server {
     /// How many well-signed requests came, by the name of the operation, as `PutObject`.
     pub(crate) fn requests(&self) -> BTreeMap<String, u64> {
         self.shared.requests.lock().unwrap().clone()
+    }
+
+    /// How many writes asked for which key of the key service; empty for none.
+    pub(crate) fn kms_keys(&self) -> BTreeMap<String, u64> {
+        self.shared.kms_keys.lock().unwrap().clone()
     }
 
     pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
