@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use jiff::civil::Date;
@@ -14,16 +14,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::dataflow::{Shell, execute};
+use crate::dataflow::Shell;
 use crate::job::plan::{self, FilePlan, Plan};
 use crate::job::spec::{Spec, Store};
 use crate::schema::IdTypes;
 use crate::store::{
     Current, Footer, Gate, InputFile, IoRuntime, Location, Manifest, ManifestInput, Output,
-    Published, PublishedFile, RunPath, Stage, StoreCounts, StoreOptions,
+    Published, PublishedFile, RunPath, Stage, StoreOptions,
 };
 
 mod als;
+mod attempts;
 mod counts;
 #[cfg(test)]
 mod crash_tests;
@@ -49,6 +50,7 @@ mod vectors;
 #[cfg(test)]
 mod vectors_tests;
 
+pub use attempts::{run, run_reported};
 pub use counts::{Rejected, ScanCounts};
 pub use history::{UserEvent, events_of_user};
 pub use memory::{MemoryEstimate, predicted_memory};
@@ -58,8 +60,9 @@ pub use report::{InputSummary, Report};
 pub use search::{Hit, nearest};
 pub use vectors::scaled_to_one;
 
+use attempts::Attempt;
 use gates::Looked;
-use report::{InputTrouble, Known, Record};
+use report::{Known, Record};
 
 /// Told what a run is doing; may be called from several threads.
 pub trait Observer: Send + Sync {
@@ -177,9 +180,7 @@ fn input_file(file: &FilePlan) -> InputFile {
 /// What all stages of one process read.
 struct Job<'a> {
     plan: Plan,
-    left_out: &'a [BadFile],
-    started_at_us: i64,
-    record: &'a Record,
+    attempt: &'a Attempt,
     logs: Vec<Log>,
     threads: usize,
     request: &'a Request,
@@ -225,13 +226,13 @@ impl Worker<'_> {
     /// Adds to what is known of the run, on the first worker.
     fn note(&self, note: impl FnOnce(&mut Known)) {
         if self.shell.index == 0 {
-            self.job.record.note(note);
+            self.job.attempt.record.note(note);
         }
     }
 
     /// The same error on every worker.
     fn agree<T>(&mut self, result: Result<T>) -> Result<T> {
-        agree(self.shell, self.job.record, result)
+        agree(self.shell, &self.job.attempt.record, result)
     }
 
     /// Goes on only if a gate is passed; all workers look at the same.
@@ -244,9 +245,7 @@ impl Worker<'_> {
         }
         first.map_or(Ok(()), Err)
     }
-}
 
-impl Worker<'_> {
     /// Adds to what the manifest says of the last stage.
     fn report(&mut self, more: Map<String, Value>) {
         let stage = self.stages.last_mut().expect("a stage has run");
@@ -279,101 +278,6 @@ pub fn runtime(spec: &Spec) -> Result<IoRuntime> {
     IoRuntime::with_options(options).context("the threads for input and output cannot be started")
 }
 
-/// Runs a job from its logs to its published tables.
-///
-/// # Errors
-/// Whatever went wrong first, on the lowest process that it happened to. [`exit_code`] tells the
-/// code of the process. Nothing is published then.
-pub fn run(request: Request) -> Result<Outcome> {
-    run_reported(request).0
-}
-
-/// The same, and what happened, which is also written to the output: beside the manifest, or to
-/// `_failed/<run_id>.json`. A report that cannot be written changes nothing.
-pub fn run_reported(request: Request) -> (Result<Outcome>, Report) {
-    match runtime(&request.spec) {
-        Ok(runtime) => run_on(runtime, request),
-        Err(error) => {
-            let now = (request.clock)();
-            let known = Known { run_id: request.run_id, ..Known::default() };
-            let result = Err(error);
-            let report =
-                Report::new(&request.spec, known, &result, (now, now), StoreCounts::default());
-            (result, report)
-        }
-    }
-}
-
-/// The same on stores that are open already.
-pub(crate) fn run_on(runtime: IoRuntime, mut request: Request) -> (Result<Outcome>, Report) {
-    let started_at_us = (request.clock)();
-    let record = Arc::new(Record::default());
-    let name = request.run_id.clone();
-    let (mut left_out, mut replaced) = (Vec::new(), false);
-    let result = loop {
-        let result = run_once(&runtime, &request, started_at_us, &record, &left_out);
-        match record.take_input() {
-            Some(InputTrouble::Replaced) if replaced => {
-                break result.map_err(|error| {
-                    Refused::bad_data(error.context("inputs were replaced during the run, twice"))
-                });
-            }
-            // The other version may be whole.
-            Some(InputTrouble::Replaced) => {
-                replaced = true;
-                request.observer.note("plan", "an input was replaced; beginning anew");
-            }
-            Some(InputTrouble::Damaged(file))
-                if left_out.len() < request.spec.limits.bad_files_max as usize
-                    && !left_out.contains(&file) =>
-            {
-                let reason = &file.reason;
-                request.observer.note("plan", &format!("{reason}; beginning anew without it"));
-                left_out.push(file);
-            }
-            _ => break result,
-        }
-        // Every attempt has a name of its own, so that files never mix.
-        request.run_id = format!("{name}-{}", record.known().attempts + 1);
-    };
-    let times = (started_at_us, (request.clock)());
-    let report = Report::new(&request.spec, record.known(), &result, times, runtime.counts());
-    // A run that is published already leaves no trace.
-    if report.outcome != "already_published"
-        && let Err(error) = write_report(&runtime, &request, &report)
-    {
-        tracing::warn!(error = format!("{error:#}"), "the report is not written");
-    }
-    (result, report)
-}
-
-fn run_once(
-    runtime: &IoRuntime,
-    request: &Request,
-    started_at_us: i64,
-    record: &Arc<Record>,
-    left_out: &[BadFile],
-) -> Result<Outcome> {
-    record.note(|known| {
-        let attempts = known.attempts + 1;
-        *known = Known { run_id: request.run_id.clone(), attempts, ..Known::default() };
-    });
-    let (runtime, request, record) = (runtime.clone(), request.clone(), record.clone());
-    let left_out = left_out.to_vec();
-    let outcomes = execute(request.workers, move |shell| {
-        drive(shell, &request, &runtime, started_at_us, &record, &left_out)
-    })?;
-    Ok(outcomes.into_iter().next().expect("there is a worker"))
-}
-
-/// A store that is in trouble has cost enough time already.
-const REPORT_PATIENCE: Duration = Duration::from_secs(10);
-
-fn write_report(runtime: &IoRuntime, request: &Request, report: &Report) -> Result<()> {
-    let output = Output::create(runtime, &request.spec.output.url, &request.base)?;
-    Ok(output.put_within(&report.path(), to_json(report)?, REPORT_PATIENCE)?)
-}
-
 fn to_json(value: &impl Serialize) -> Result<bytes::Bytes> {
     let mut json = serde_json::to_vec_pretty(value)?;
     json.push(b'\n');
@@ -385,14 +289,9 @@ fn rfc3339(time_us: i64) -> String {
         .map_or_else(|_| "out of range".to_owned(), |instant| instant.to_string())
 }
 
-fn drive(
-    shell: &mut Shell,
-    request: &Request,
-    runtime: &IoRuntime,
-    started_at_us: i64,
-    record: &Record,
-    left_out: &[BadFile],
-) -> Result<Outcome> {
+/// One attempt on one worker, from top to bottom.
+fn drive(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
+    let Attempt { request, runtime, record, .. } = attempt;
     let observer: &dyn Observer =
         if shell.index == 0 { request.observer.as_ref() } else { &Silent };
     observer.begin("plan", None);
@@ -403,11 +302,10 @@ fn drive(
         }
     };
     note(&|known| known.stage = Some("plan".to_owned()));
-    let start = Instant::now();
+    let began = Instant::now();
     let output = Output::create(runtime, &request.spec.output.url, &request.base);
     let output = agree(shell, record, output.map_err(Into::into))?;
-    let found = self::start(shell, request, runtime, &output, record, left_out)?;
-    let (plan, fingerprint) = match found {
+    let (plan, fingerprint) = match start(shell, attempt, &output)? {
         Start::Already(current) => return Ok(Outcome::AlreadyPublished { current }),
         Start::Go(plan, fingerprint) => (*plan, fingerprint),
     };
@@ -423,11 +321,10 @@ fn drive(
     let logs = agree(shell, record, logs)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(request.threads).build();
     let pool = agree(shell, record, pool.context("the threads for kernels cannot be started"))?;
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = began.elapsed().as_secs_f64();
     observer.end("plan", seconds, &format!("{} rows in {} shards", plan.n_rows, plan.n_shards));
     let threads = request.threads;
-    let job =
-        Job { plan, left_out, started_at_us, record, logs, threads, request, runtime, observer };
+    let job = Job { plan, logs, threads, attempt, request, runtime, observer };
     let stages = vec![Stage { name: "plan".to_owned(), seconds, more: Map::new() }];
     note(&|known| known.stages = stages.clone());
     let mut worker = Worker { shell, job: &job, pool: &pool, stages, gates: Vec::new() };
@@ -446,32 +343,21 @@ enum Start {
 }
 
 /// Process 0 looks and plans; everybody gets the same answer.
-fn start(
-    shell: &mut Shell,
-    request: &Request,
-    runtime: &IoRuntime,
-    output: &Output,
-    record: &Record,
-    left_out: &[BadFile],
-) -> Result<Start> {
+fn start(shell: &mut Shell, attempt: &Attempt, output: &Output) -> Result<Start> {
     let made = match shell.index {
-        0 => look_and_plan(request, runtime, output, left_out).and_then(|start| {
+        0 => look_and_plan(attempt, output).and_then(|start| {
             serde_json::to_vec(&start).map(Some).context("the plan cannot be written as JSON")
         }),
         _ => Ok(None),
     };
-    let made = agree(shell, record, made)?;
+    let made = agree(shell, &attempt.record, made)?;
     let encoded = shell.collectives.broadcast(0, made.map(Into::into));
     serde_json::from_slice(&encoded).context("the plan of process 0 cannot be read")
 }
 
 /// From what is cheap to what is not: listings, the log, a probe of the store, footers.
-fn look_and_plan(
-    request: &Request,
-    runtime: &IoRuntime,
-    output: &Output,
-    left_out: &[BadFile],
-) -> Result<Start> {
+fn look_and_plan(attempt: &Attempt, output: &Output) -> Result<Start> {
+    let Attempt { request, runtime, left_out, .. } = attempt;
     let Request { spec, base, flags, .. } = request;
     let frozen = planning::freeze(runtime, spec, base, flags)?;
     let fingerprint = frozen.fingerprint(spec, flags);

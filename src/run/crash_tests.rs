@@ -80,7 +80,7 @@ fn run_over(runtime: &IoRuntime, store: FaultStore, run_id: &str) -> Result<Outc
         run_id: run_id.to_owned(),
         observer: Arc::new(Silent),
     };
-    run_on(runtime.clone(), request).0
+    attempts::run_on(runtime.clone(), request).0
 }
 
 /// The tables of the run that readers see, without the run's id in their paths.

@@ -66,7 +66,7 @@ fn prepare_histories(
     let counts = prepare::agree_on_counts(worker, prepare::counts(&scan));
     worker.note(|known| known.counts = counts.as_json());
     check_rejects(plan, &counts)?;
-    let until_us = plan.as_of_us.unwrap_or(job.started_at_us);
+    let until_us = plan.as_of_us.unwrap_or(job.attempt.started_at_us);
     if plan.as_of_us.is_none() && counts.newest_us > until_us + DAY_US {
         let newest = rfc3339(counts.newest_us);
         let note = format!("the newest event is of {newest}, and as_of follows it; give --date");
@@ -202,7 +202,7 @@ fn time_of(time_us: i64) -> Option<String> {
 
 /// The end of the history that counts; now for logs without times.
 fn as_of_us(job: &Job<'_>, calendar: &Calendar) -> i64 {
-    if job.plan.has_times() { calendar.as_of_us } else { job.started_at_us }
+    if job.plan.has_times() { calendar.as_of_us } else { job.attempt.started_at_us }
 }
 
 /// The day the result is for: the flag, else the day before `as_of`, else today.
@@ -467,7 +467,7 @@ impl Summary<'_> {
             "rows_rejected": rejected,
             "unlisted_events": self.counts.unlisted_events,
             "files_pruned": worker.job.plan.files_pruned,
-            "files_left_out": worker.job.left_out,
+            "files_left_out": worker.job.attempt.left_out,
             "oldest_event": time_of(self.counts.oldest_us),
             "newest_event": time_of(self.counts.newest_us),
             "users": sums[0],

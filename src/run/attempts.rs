@@ -1,0 +1,118 @@
+//! A run is one attempt, or more where its input turned out to be other than it was planned; then a
+//! report of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::report::{InputTrouble, Known, Record};
+use super::{BadFile, Outcome, Refused, Report, Request, drive, runtime, to_json};
+use crate::dataflow::execute;
+use crate::store::{IoRuntime, Output, StoreCounts};
+
+/// What all workers of one attempt share.
+pub(super) struct Attempt {
+    /// With a run id of its own.
+    pub(super) request: Request,
+    /// Kept over all attempts.
+    pub(super) runtime: IoRuntime,
+    /// When the first attempt began.
+    pub(super) started_at_us: i64,
+    /// What is known so far.
+    pub(super) record: Arc<Record>,
+    /// Damaged files that earlier attempts met.
+    pub(super) left_out: Vec<BadFile>,
+}
+
+/// Runs a job from its logs to its published tables.
+///
+/// # Errors
+/// Whatever went wrong first, on the lowest process that it happened to. [`exit_code`] tells the
+/// code of the process. Nothing is published then.
+///
+/// [`exit_code`]: super::exit_code
+pub fn run(request: Request) -> Result<Outcome> {
+    run_reported(request).0
+}
+
+/// The same, and what happened, which is also written to the output: beside the manifest, or to
+/// `_failed/<run_id>.json`. A report that cannot be written changes nothing.
+pub fn run_reported(request: Request) -> (Result<Outcome>, Report) {
+    match runtime(&request.spec) {
+        Ok(runtime) => run_on(runtime, request),
+        Err(error) => {
+            let now = (request.clock)();
+            let known = Known { run_id: request.run_id, ..Known::default() };
+            let (result, counts) = (Err(error), StoreCounts::default());
+            let report = Report::new(&request.spec, known, &result, (now, now), counts);
+            (result, report)
+        }
+    }
+}
+
+/// The same on stores that are open already.
+pub(super) fn run_on(runtime: IoRuntime, mut request: Request) -> (Result<Outcome>, Report) {
+    let started_at_us = (request.clock)();
+    let record = Arc::new(Record::default());
+    let name = request.run_id.clone();
+    let (mut left_out, mut replaced) = (Vec::new(), false);
+    let result = loop {
+        let result = run_once(Attempt {
+            request: request.clone(),
+            runtime: runtime.clone(),
+            started_at_us,
+            record: record.clone(),
+            left_out: left_out.clone(),
+        });
+        match record.take_input() {
+            Some(InputTrouble::Replaced) if replaced => {
+                break result.map_err(|error| {
+                    Refused::bad_data(error.context("inputs were replaced during the run, twice"))
+                });
+            }
+            // The other version may be whole.
+            Some(InputTrouble::Replaced) => {
+                replaced = true;
+                request.observer.note("plan", "an input was replaced; beginning anew");
+            }
+            Some(InputTrouble::Damaged(file))
+                if left_out.len() < request.spec.limits.bad_files_max as usize
+                    && !left_out.contains(&file) =>
+            {
+                let reason = &file.reason;
+                request.observer.note("plan", &format!("{reason}; beginning anew without it"));
+                left_out.push(file);
+            }
+            _ => break result,
+        }
+        // Every attempt has a name of its own, so that files never mix.
+        request.run_id = format!("{name}-{}", record.known().attempts + 1);
+    };
+    let times = (started_at_us, (request.clock)());
+    let report = Report::new(&request.spec, record.known(), &result, times, runtime.counts());
+    // A run that is published already leaves no trace.
+    if report.outcome != "already_published"
+        && let Err(error) = write(&runtime, &request, &report)
+    {
+        tracing::warn!(error = format!("{error:#}"), "the report is not written");
+    }
+    (result, report)
+}
+
+fn run_once(attempt: Attempt) -> Result<Outcome> {
+    attempt.record.note(|known| {
+        let (run_id, attempts) = (attempt.request.run_id.clone(), known.attempts + 1);
+        *known = Known { run_id, attempts, ..Known::default() };
+    });
+    let outcomes = execute(attempt.request.workers, move |shell| drive(shell, &attempt))?;
+    Ok(outcomes.into_iter().next().expect("there is a worker"))
+}
+
+/// A store that is in trouble has cost enough time already.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn write(runtime: &IoRuntime, request: &Request, report: &Report) -> Result<()> {
+    let output = Output::create(runtime, &request.spec.output.url, &request.base)?;
+    Ok(output.put_within(&report.path(), to_json(report)?, PATIENCE)?)
+}
