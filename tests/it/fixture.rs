@@ -38,11 +38,22 @@ impl Sandbox {
         write_parquet(&self.path(name), batch, 1 << 20);
     }
 
+    /// The binary in this folder, without what the machine says about clouds.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        for (name, _) in std::env::vars_os() {
+            let is_cloud = |prefix: &&str| name.to_string_lossy().starts_with(prefix);
+            if ["AWS_", "GOOGLE_", "AZURE_"].iter().any(is_cloud) {
+                command.env_remove(name);
+            }
+        }
+        command.current_dir(self.0.path()).args(args);
+        command
+    }
+
     /// Runs the binary in this folder.
     pub(crate) fn tidemill(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
-        command.current_dir(self.0.path()).args(args);
-        command.output().unwrap()
+        self.tidemill_in(&[], args)
     }
 
     /// Runs the binary in this folder with more in its environment.
@@ -51,9 +62,8 @@ impl Sandbox {
         environment: &[(&'static str, String)],
         args: &[&str],
     ) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
         let environment = environment.iter().map(|(name, value)| (name, value));
-        command.current_dir(self.0.path()).args(args).envs(environment).output().unwrap()
+        self.command(args).envs(environment).output().unwrap()
     }
 
     /// Runs `job.toml`, which must work, and gives the outcome as JSON.
