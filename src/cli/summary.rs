@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::Result;
@@ -45,10 +46,12 @@ pub(super) fn of(outcome: &Outcome, spec: &Spec, args: &SpecArgs) -> Result<Stri
 fn with_tables(head: &str, manifest: &Manifest, spec: &Spec, args: &SpecArgs) -> Result<String> {
     let mut out = format!("\n{head}\n\n{}", counts(manifest));
     out += &tables(manifest, spec, args);
-    let runtime = run::runtime(spec)?;
-    let output = Output::open(&runtime, &spec.output.url, &args.base())?;
-    let published = Published::new(output, manifest.clone());
-    out += &examples(&published)?;
+    // Elsewhere than on a terminal it is kept as a log, where ids do not belong.
+    if std::io::stdout().is_terminal() {
+        let runtime = run::runtime(spec)?;
+        let output = Output::open(&runtime, &spec.output.url, &args.base())?;
+        out += &examples(&Published::new(output, manifest.clone()))?;
+    }
     out += &how_to_open(manifest, spec, args);
     Ok(out)
 }

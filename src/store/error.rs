@@ -377,6 +377,8 @@ impl PublishError {
             Self::Encode { .. } => 70,
             Self::RunTaken { .. } | Self::Withdrawn { .. } => 73,
             Self::WrongSize { .. } | Self::WrongRows { .. } => 74,
+            // Denied is denied, also where an earlier attempt may still arrive.
+            Self::UnknownOutcome { source, .. } if io_exit_code(source) == 77 => 77,
             Self::UnknownOutcome { .. } | Self::Collected { .. } | Self::Contended { .. } => 75,
             Self::Unreadable { source, .. } => match **source {
                 // What is wrong with a file of our own is no fault of the data.

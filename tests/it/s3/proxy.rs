@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     Conflict,
     /// 400 as for a token that has expired, and the store hears nothing.
     Expired,
+    /// 403, and the store hears nothing.
+    Denied,
     /// Nothing for so long, then the connection drops; the store hears nothing.
     Hang(Duration),
     /// The answer stops in the middle of its body, and the connection drops.
@@ -43,6 +45,7 @@ impl Fault {
             Self::SlowDown => "slow-down",
             Self::Conflict => "conflict",
             Self::Expired => "expired",
+            Self::Denied => "denied",
             Self::Hang(_) => "hang",
             Self::CutBody => "cut-body",
             Self::OkWithError => "ok-with-error",
@@ -328,6 +331,7 @@ fn without_the_store(exchange: &Exchange, fault: Fault) -> Option<Reply> {
         Fault::SlowDown => ("503 Slow Down", "SlowDown"),
         Fault::Conflict => ("409 Conflict", "ConditionalRequestConflict"),
         Fault::Expired => ("400 Bad Request", "ExpiredToken"),
+        Fault::Denied => ("403 Forbidden", "AccessDenied"),
         Fault::OkWithError => ("200 OK", "InternalError"),
         Fault::Hang(pause) => {
             thread::sleep(pause);
