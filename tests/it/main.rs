@@ -14,6 +14,7 @@ mod input_policy;
 mod jobs;
 mod layers;
 mod oracle;
+mod processes;
 mod real_logs;
 mod s3;
 mod s3_jobs;
