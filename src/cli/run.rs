@@ -79,6 +79,7 @@ fn request(args: &RunArgs) -> Result<Request> {
         publish: !args.no_publish,
         force: args.force,
         unsafe_single_writer: args.unsafe_single_writer,
+        checkpoints_by_default: false,
         clock: clock::now_us,
         run_id: clock::run_id(),
         observer: progress::observer(args.json),

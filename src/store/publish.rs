@@ -85,9 +85,9 @@ impl Output {
         for (table, files) in manifest.tables() {
             self.put(&path.table_manifest(table), self.url_lines(&files))?;
         }
-        let (path, bytes) = (path.manifest(), to_json(manifest));
+        let (path, mut bytes) = (path.manifest(), to_json(manifest));
         if let Created::Theirs = self.create_object(&path, &bytes)? {
-            return Err(PublishError::RunTaken { path: self.url_of(&path) });
+            bytes = self.manifest_of_earlier_life(&path, manifest)?;
         }
         let sha256 = sha256_hex(&bytes);
         let entry = LogEntry::publication(manifest, &path, &sha256, published_at);
@@ -109,6 +109,28 @@ impl Output {
         };
         self.follow_log()?;
         Ok(published)
+    }
+
+    /// The manifest that a process of the same run wrote before it died: it differs in times, and in
+    /// no file.
+    fn manifest_of_earlier_life(
+        &self,
+        path: &str,
+        manifest: &Manifest,
+    ) -> Result<Bytes, PublishError> {
+        let bytes = self.get(path)?;
+        let found = bytes.as_ref().and_then(|found| serde_json::from_slice(found).ok());
+        let lasting = |manifest: &Manifest| Manifest {
+            as_of: String::new(),
+            stages: Vec::new(),
+            gates: Vec::new(),
+            ..manifest.clone()
+        };
+        let is_same = |found: &Manifest| lasting(found) == lasting(manifest);
+        match (bytes, found.filter(is_same)) {
+            (Some(bytes), Some(_)) => Ok(bytes),
+            _ => Err(PublishError::RunTaken { path: self.url_of(path) }),
+        }
     }
 
     /// Adds `entry` as the next generation, whichever that turns out to be, unless `settled` finds
