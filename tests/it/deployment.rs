@@ -392,7 +392,8 @@ fn a_write_that_a_policy_denies_ends_a_run_with_77_and_a_probe_may_stay() {
     });
     let done = shop.sandbox.tidemill_in(&proxy.environment(), &["run", "job.toml"]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    assert_eq!(proxy.faults()["denied"], 1);
+    // Of the probe and of the checkpoints.
+    assert_eq!(proxy.faults()["denied"], 2);
     assert!(shop.server.keys("nightly/_probe/").len() == 1, "the probe stays");
 }
 
