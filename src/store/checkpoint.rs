@@ -205,7 +205,12 @@ impl CheckpointFolder {
     /// # Errors
     /// [`PublishError::Store`].
     pub fn remove(&self) -> Result<(), PublishError> {
-        self.remove_below(&self.root)
+        self.remove_below(&self.root)?;
+        if let (Some(disk), Some(_)) = (&self.output.folder, checkpoint_of(&self.path("x"))) {
+            // The last one out; nobody else uses a folder of this name.
+            let _ = std::fs::remove_dir(disk.join(CHECKPOINTS));
+        }
+        Ok(())
     }
 
     fn remove_below(&self, folder: &str) -> Result<(), PublishError> {
