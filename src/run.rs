@@ -26,6 +26,10 @@ use crate::store::{
 
 mod als;
 mod attempts;
+mod checkpoint;
+mod checkpoint_parts;
+#[cfg(test)]
+mod checkpoint_tests;
 mod counts;
 #[cfg(test)]
 mod crash_tests;
@@ -62,6 +66,7 @@ pub use search::{Hit, nearest};
 pub use vectors::scaled_to_one;
 
 use attempts::Attempt;
+use checkpoint::Checkpoints;
 use gates::Looked;
 use report::{Known, Record};
 
@@ -106,6 +111,8 @@ pub struct Request {
     pub force: bool,
     /// Publish to a store that would let two runs overwrite each other.
     pub unsafe_single_writer: bool,
+    /// Keep checkpoints also where the spec has no section `[checkpoints]`.
+    pub checkpoints_by_default: bool,
     /// Now, in microseconds since 1970: for `published_at` and reports, never for results.
     pub clock: fn() -> i64,
     /// A name that was never used before, except by a run that this one goes on with after it was cut
@@ -224,6 +231,9 @@ struct Worker<'a> {
     pool: &'a rayon::ThreadPool,
     stages: Vec<Stage>,
     gates: Vec<Gate>,
+    checkpoints: Option<Checkpoints>,
+    /// Whether the stage under way goes on from a checkpoint.
+    resumed: bool,
 }
 
 impl Worker<'_> {
@@ -234,22 +244,39 @@ impl Worker<'_> {
         total: Option<(u64, &'static str)>,
         work: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
-        self.job.observer.begin(name, total);
-        self.note(|known| known.stage = Some(name.to_owned()));
+        self.begin(name, total);
         let start = Instant::now();
         let result = work(self);
         let result = self.agree(result)?;
+        self.end(name, start);
+        Ok(result)
+    }
+
+    fn begin(&mut self, name: &str, total: Option<(u64, &'static str)>) {
+        self.job.observer.begin(name, total);
+        self.note(|known| known.stage = Some(name.to_owned()));
+    }
+
+    fn end(&mut self, name: &str, start: Instant) {
         let seconds = start.elapsed().as_secs_f64();
         let moved = self.shell.collectives.take_bytes_moved();
         let bytes_moved =
             moved.broadcast + moved.all_gather + moved.all_to_all + moved.all_reduce + moved.agree;
         let mut more = Map::new();
         more.insert("bytes_moved".into(), json!(bytes_moved));
+        if let Some((bytes, seconds)) = self.take_checkpoint_cost() {
+            more.insert("checkpoint_bytes".into(), json!(bytes));
+            more.insert("checkpoint_seconds".into(), json!(seconds));
+        }
+        let resumed = std::mem::take(&mut self.resumed);
+        if resumed {
+            more.insert("resumed".into(), json!(true));
+        }
         self.stages.push(Stage { name: name.to_owned(), seconds, more });
-        self.job.observer.end(name, seconds, "");
+        let note = if resumed { "resumed from a checkpoint" } else { "" };
+        self.job.observer.end(name, seconds, note);
         let stages = self.stages.clone();
         self.note(|known| known.stages = stages);
-        Ok(result)
     }
 
     /// Adds to what is known of the run, on the first worker.
@@ -275,9 +302,10 @@ impl Worker<'_> {
         first.map_or(Ok(()), Err)
     }
 
-    /// Adds to what the manifest says of the last stage.
-    fn report(&mut self, more: Map<String, Value>) {
-        let stage = self.stages.last_mut().expect("a stage has run");
+    /// Adds to what the manifest says of a stage that has run.
+    fn report(&mut self, name: &str, more: Map<String, Value>) {
+        let mut stages = self.stages.iter_mut().rev();
+        let stage = stages.find(|stage| stage.name == name).expect("the stage has run");
         stage.more.extend(more);
     }
 }
@@ -373,7 +401,9 @@ fn drive_stages(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
         Job { plan, logs, threads, attempt, request, runtime, observer, started_at_us, run_id };
     let stages = vec![Stage { name: "plan".to_owned(), seconds, more: Map::new() }];
     note(&|known| known.stages = stages.clone());
-    let mut worker = Worker { shell, job: &job, pool: &pool, stages, gates: Vec::new() };
+    let checkpoints = checkpoint::open(shell, attempt, &output, &job.plan, &fingerprint)?;
+    let (gates, resumed) = (Vec::new(), false);
+    let mut worker = Worker { shell, job: &job, pool: &pool, stages, gates, checkpoints, resumed };
     let long_enough = gates::rows_per_log(&job.plan);
     worker.pass(long_enough)?;
     stages::all(&mut worker, &output, &fingerprint)
@@ -422,6 +452,7 @@ fn look_and_plan(attempt: &Attempt, output: &Output) -> Result<Start> {
     {
         // A run that died between its commit and what follows it is repaired on the way.
         output.follow_log()?;
+        checkpoint::forget(attempt, output, &fingerprint);
         let is_ours = current.run_id == request.run_id;
         let manifest = is_ours.then(|| output.read_manifest(&current).map(Box::new)).transpose()?;
         return Ok(Start::Already(current, manifest));

@@ -11,6 +11,7 @@ use super::counts::ScanCounts;
 use super::scan::{ScanContext, Scanned, Split, assigned, read_splits, splits};
 use super::{Job, Refused, Worker};
 use crate::dataflow::{Outgoing, windowed_source};
+use crate::job::plan::Plan;
 use crate::kernels::dictionary::{decode_ids, encode_ids, merge_sorted, ranks};
 use crate::kernels::event_rows::EventRows;
 use crate::kernels::histories::{self, Calendar, Draft, Dropped, EventKind, Filtered};
@@ -227,18 +228,7 @@ pub(super) fn histories(
     if heaviest >= histories::MAX || !fits(&sums, heaviest) {
         return Err(Refused::too_heavy());
     }
-    let support_min = i64::from(worker.job.plan.spec.history.users_per_item_min).max(1);
-    let mut kept = Vec::new();
-    let idx_of_rank: Vec<u32> = (0..dictionary.len())
-        .map(|rank| {
-            if sum_of(&sums, rank).users < support_min {
-                return u32::MAX;
-            }
-            kept.push(rank);
-            kept.len() as u32 - 1
-        })
-        .collect();
-    let item_ids = dictionary.take(kept);
+    let (idx_of_rank, item_ids) = kept(&worker.job.plan, &dictionary, &sums);
     let segment_sums = gather_segment_sums(worker, &drafts);
     let (rows_used, filtered) = sum_filtered(worker, &drafts)?;
     let cap = worker.job.plan.spec.history.interactions_per_user_max;
@@ -263,6 +253,23 @@ pub(super) fn histories(
         dropped,
         calendar,
     })
+}
+
+/// The index of each id of the dictionary, `u32::MAX` where too few users have it, and the ids of
+/// the items kept.
+pub(super) fn kept(plan: &Plan, dictionary: &Ids, sums: &[i64]) -> (Vec<u32>, Ids) {
+    let support_min = i64::from(plan.spec.history.users_per_item_min).max(1);
+    let mut kept = Vec::new();
+    let idx_of_rank: Vec<u32> = (0..dictionary.len())
+        .map(|rank| {
+            if sum_of(sums, rank).users < support_min {
+                return u32::MAX;
+            }
+            kept.push(rank);
+            kept.len() as u32 - 1
+        })
+        .collect();
+    (idx_of_rank, dictionary.take(kept))
 }
 
 fn drafts(
