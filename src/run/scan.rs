@@ -63,6 +63,16 @@ pub(super) fn assigned(mut splits: Vec<Split>, index: usize, peers: usize) -> Ve
     splits
 }
 
+/// Rows of the row groups that each process is assigned.
+pub(super) fn rows_by_process(plan: &Plan, processes: usize) -> Vec<u64> {
+    let splits = splits(plan);
+    let rows = |split: &Split| {
+        plan.sources[split.source].files[split.file].row_groups[split.row_group].rows
+    };
+    let of_process = |index| assigned(splits.clone(), index, processes).iter().map(rows).sum();
+    (0..processes).map(of_process).collect()
+}
+
 /// What a reading thread sends to the dataflow.
 pub(super) enum Scanned {
     /// Rows of one shard, packed; items are codes of the thread's own interner.
