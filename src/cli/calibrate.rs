@@ -88,7 +88,7 @@ pub(super) fn run(args: &CalibrateArgs) -> Result<()> {
     let folder = Folder::new()?;
     let mut measured = Vec::new();
     for (number, case) in cases().iter().enumerate() {
-        eprint_step(number, case);
+        tracing::info!(number, events = case.log.events, "measuring");
         measured.push(case.measured(&folder.0, threads)?);
     }
     let [.., last] = cases();
@@ -114,11 +114,6 @@ pub(super) fn run(args: &CalibrateArgs) -> Result<()> {
         false => print(&format!("{}\n{}", table(&costs), fit(&measured, &costs))),
     }
     Ok(())
-}
-
-fn eprint_step(number: usize, case: &Case) {
-    let events = case.log.events;
-    tracing::info!(number, events, "measuring");
 }
 
 /// Four digits: what is measured is not better than that.
@@ -178,8 +173,6 @@ iterations = {iterations}
 k = {k}
 [limits]
 memory_bytes_max = "64GiB"
-[gates]
-catalog_coverage_min = 0.0
 [output]
 url = "out/"
 vectors = [{{ of = "item_factors", type = "flat_ip" }}, {{ of = "user_factors", type = "npy" }}]

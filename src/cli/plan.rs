@@ -66,7 +66,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
     let memory = predicted_memory(&plan, cluster);
     let costs = unit_costs(args.unit_costs.as_ref())?;
     let hints = Hints { users: args.users, items: args.items, pairs: args.pairs };
-    let sizes = run::sizes(&runtime, &plan, &base, hints)?;
+    let sizes = run::sizes(&runtime, &plan, &base, hints);
     let prediction = run::predict(&plan, sizes, cluster, &costs);
     match args.json {
         true => {
@@ -132,9 +132,11 @@ fn origin(from: &SizesFrom) -> String {
         given.iter().map(|name| format!("--{name}")).collect::<Vec<_>>().join(", ")
     };
     match from {
-        SizesFrom::Assumptions => "assumed: users and items a tenth of the rows, every row a pair; \
+        SizesFrom::Assumptions => {
+            "assumed: users and items a tenth of the rows, every row a pair; \
                                    give --users, --items and --pairs for better numbers"
-            .to_owned(),
+                .to_owned()
+        }
         SizesFrom::Hints { given } => format!("of {}, the rest assumed", flags(given)),
         SizesFrom::LastRun { run_id, rows_ratio, given } if given.is_empty() => {
             format!("of run {run_id}, × {rows_ratio:.3} by rows")

@@ -157,16 +157,18 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
     let held = known + 16 * pairs + users * (48 + 2 * text(plan.user_id_type));
     let shard_rows = (all.rows / u64::from(plan.n_shards)).max(1);
     // Sums of items are reduced and gathered.
-    let sums = shared(items * 160);
+    let sums = shared(items * 112);
     let histories_bytes = held + sums + rows * row_bytes / 4 + threads * shard_rows.min(rows) * 100;
     let popularity_bytes = held + threads * TABLE_ROWS * 64;
     let listed = plan.spec.item_neighbors.as_ref().map_or(0, |section| {
         let most = all.pairs.saturating_mul(20);
         (items * section.n_neighbors as u64).min(most)
     });
-    let weighted = plan.spec.item_neighbors.as_ref().is_some_and(|of| of.weights == HistoryWeights::Affinity);
+    let weighted =
+        plan.spec.item_neighbors.as_ref().is_some_and(|of| of.weights == HistoryWeights::Affinity);
     // Gathered histories: coded and decoded, by user and by item; then the lists' parts.
-    let gathered = (if weighted { 24 } else { 8 }) * all.pairs + shared(3 * all.pairs + 9 * all.users);
+    let gathered =
+        (if weighted { 24 } else { 8 }) * all.pairs + shared(3 * all.pairs + 9 * all.users);
     let item_neighbors_bytes =
         held + gathered + 12 * listed + shared(14 * listed) + threads * 4 * items;
     let held = held + 12 * listed;

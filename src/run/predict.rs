@@ -10,11 +10,13 @@
 //!
 //! A run holds the bytes that its stages moved against the same formulas, with the sizes it found.
 
-use anyhow::Result;
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::memory::{self, MemoryEstimate, predicted_memory};
 use crate::job::plan::Plan;
+use crate::store::IoRuntime;
 
 mod fit;
 mod network;
@@ -196,16 +198,11 @@ fn memory_in(stage: StageName, memory: &MemoryEstimate) -> u64 {
 }
 
 /// The sizes that a prediction starts from: hints first, then the last run that readers see, then
-/// assumptions.
-///
-/// # Errors
-/// The output's log or manifest cannot be read.
-pub fn sizes(
-    runtime: &crate::store::IoRuntime,
-    plan: &Plan,
-    base: &std::path::Path,
-    hints: Hints,
-) -> Result<(Sizes, SizesFrom)> {
-    let last = sizes::of_last_run(runtime, plan, base)?;
-    Ok(sizes::hinted(plan, last, hints))
+/// assumptions. A log or a manifest that cannot be read is no last run.
+pub fn sizes(runtime: &IoRuntime, plan: &Plan, base: &Path, hints: Hints) -> (Sizes, SizesFrom) {
+    let last = sizes::of_last_run(runtime, plan, base).unwrap_or_else(|error| {
+        tracing::warn!(error = format!("{error:#}"), "the last run is not looked at");
+        None
+    });
+    sizes::hinted(plan, last, hints)
 }

@@ -44,7 +44,8 @@ impl Measured {
 
 /// What a second thread adds, from the same job on one thread and on several.
 fn parallel_efficiency(one: &Measured, several: &Measured) -> f64 {
-    let seconds = |of: &Measured| PARALLEL.iter().filter_map(|&stage| of.seconds(stage)).sum::<f64>();
+    let seconds =
+        |of: &Measured| PARALLEL.iter().filter_map(|&stage| of.seconds(stage)).sum::<f64>();
     let (alone, together) = (seconds(one), seconds(several));
     if several.threads < 2 || alone <= 0.0 || together <= 0.0 {
         return 0.9;

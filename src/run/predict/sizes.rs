@@ -94,7 +94,7 @@ impl Sizes {
         let mut sizes = Self {
             rows_read,
             rows,
-            packed_bytes: rows * packed_row_bytes(plan, items),
+            packed_bytes: rows * packed_row_bytes(plan, users, items),
             users,
             items,
             item_id_bytes: items * (8 + text),
@@ -182,14 +182,14 @@ fn rows_read(plan: &Plan) -> u64 {
 }
 
 /// A row on its way to its shard: user, item, kind, value, time and digest in whole bytes.
-fn packed_row_bytes(plan: &Plan, items: u64) -> u64 {
+fn packed_row_bytes(plan: &Plan, users: u64, items: u64) -> u64 {
+    let width = |n: u64| u64::from(u64::BITS - n.leading_zeros()).div_ceil(8);
     let any = |has: fn(&crate::schema::EventColumns) -> bool| {
         plan.sources.iter().any(|source| has(&source.columns))
     };
-    let user = if plan.user_id_type.is_int() { 3 } else { TEXT_ID_BYTES + 2 };
-    let item = u64::from(u64::BITS - items.leading_zeros()).div_ceil(8);
+    let user = if plan.user_id_type.is_int() { width(users) } else { TEXT_ID_BYTES + 2 };
     let of_column = |has: bool, bytes: u64| if has { bytes } else { 0 };
-    user + item
+    user + width(items)
         + of_column(any(|columns| columns.event.is_some()), 1)
         + of_column(any(|columns| columns.value.is_some()), 4)
         + of_column(any(|columns| columns.time.is_some()), 6)
