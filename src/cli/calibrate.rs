@@ -53,6 +53,7 @@ struct Case {
     iterations: usize,
     n_neighbors: usize,
     k: usize,
+    rankers: &'static str,
 }
 
 /// One generated log.
@@ -66,22 +67,33 @@ struct Log {
 
 /// Jobs that differ in what their stages have most of. The last one also runs on one thread.
 #[rustfmt::skip]
-fn cases() -> [Case; 6] {
+fn cases() -> [Case; 8] {
     let log = |ids, users, items, events| Log { ids, users, items, events };
-    let (small, texts, large) = (
+    let (small, wide, texts, large, usual) = (
         log(GeneratedIds::Int, 4_000, 2_000, 150_000),
-        log(GeneratedIds::String, 30_000, 20_000, 600_000),
-        log(GeneratedIds::Int, 12_000, 10_000, 1_000_000),
+        log(GeneratedIds::Int, 3_000, 80_000, 300_000),
+        log(GeneratedIds::String, 25_000, 15_000, 500_000),
+        log(GeneratedIds::Int, 15_000, 15_000, 800_000),
+        log(GeneratedIds::Int, 30_000, 20_000, 1_500_000),
+    );
+    let (als, neighbors, popularity, both) = (
+        "als = 1.0", "item_neighbors = 1.0", "popularity = 1.0", "als = 1.0, item_neighbors = 1.0",
     );
     [
-        Case { log: small, n_factors: 16, iterations: 2, n_neighbors: 20, k: 10 },
-        Case { log: texts, n_factors: 64, iterations: 2, n_neighbors: 50, k: 20 },
-        Case { log: texts, n_factors: 16, iterations: 6, n_neighbors: 100, k: 50 },
-        Case { log: large, n_factors: 128, iterations: 1, n_neighbors: 20, k: 20 },
-        Case { log: small, n_factors: 64, iterations: 8, n_neighbors: 100, k: 50 },
-        Case { log: large, n_factors: 64, iterations: 3, n_neighbors: 50, k: 50 },
+        Case { log: small, n_factors: 16, iterations: 2, n_neighbors: 20, k: 50, rankers: popularity },
+        Case { log: small, n_factors: 64, iterations: 8, n_neighbors: 100, k: 10, rankers: neighbors },
+        Case { log: wide, n_factors: 64, iterations: 3, n_neighbors: 20, k: 20, rankers: als },
+        Case { log: texts, n_factors: 64, iterations: 2, n_neighbors: 50, k: 50, rankers: both },
+        Case { log: texts, n_factors: 16, iterations: 6, n_neighbors: 100, k: 20, rankers: neighbors },
+        Case { log: large, n_factors: 128, iterations: 1, n_neighbors: 20, k: 20, rankers: als },
+        Case { log: usual, n_factors: 64, iterations: 4, n_neighbors: 50, k: 50, rankers: both },
+        Case { log: large, n_factors: 64, iterations: 4, n_neighbors: 50, k: 50, rankers: both },
     ]
 }
+
+/// Of jobs up to this many events the shortest seconds of each stage count: the rest is somebody
+/// else's. A longer one runs once.
+const LONG_EVENTS: u64 = 700_000;
 
 pub(super) fn run(args: &CalibrateArgs) -> Result<()> {
     let threads = args.threads.map_or_else(default_threads, usize::from);
@@ -122,8 +134,20 @@ fn rounded(value: f64) -> f64 {
 }
 
 impl Case {
-    /// Runs the job, and says what its stages took.
+    /// Runs the job twice, unless it is long, and says what its stages took.
     fn measured(&self, folder: &Path, threads: usize) -> Result<Measured> {
+        let mut best = self.measured_once(folder, threads)?;
+        let rounds = if self.log.events > LONG_EVENTS { 1 } else { 2 };
+        for _ in 1..rounds {
+            let again = self.measured_once(folder, threads)?;
+            for (stage, other) in best.stages.iter_mut().zip(again.stages) {
+                stage.seconds = stage.seconds.min(other.seconds);
+            }
+        }
+        Ok(best)
+    }
+
+    fn measured_once(&self, folder: &Path, threads: usize) -> Result<Measured> {
         self.log.generate(folder)?;
         let text = self.spec();
         let spec = job::load(&text, "calibrate.toml", &BTreeMap::new(), &[])?;
@@ -149,7 +173,7 @@ impl Case {
     }
 
     fn spec(&self) -> String {
-        let Self { log, n_factors, iterations, n_neighbors, k } = self;
+        let Self { log, n_factors, iterations, n_neighbors, k, rankers } = self;
         let log = log.folder();
         format!(
             r#"name = "calibrate"
@@ -171,6 +195,7 @@ n_factors = {n_factors}
 iterations = {iterations}
 [top_k]
 k = {k}
+candidates = {{ {rankers} }}
 [limits]
 memory_bytes_max = "64GiB"
 [output]

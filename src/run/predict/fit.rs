@@ -1,6 +1,6 @@
 //! Unit costs from runs that were measured.
 
-use super::unit_costs::COSTS;
+use super::unit_costs::{COSTS, UnitCosts};
 use super::work::{self, Work};
 use super::{Cluster, Sizes, StageName};
 use crate::job::plan::Plan;
@@ -23,6 +23,10 @@ const PARALLEL: [StageName; 3] = [StageName::ItemNeighbors, StageName::Als, Stag
 
 /// Shorter stages count less: their seconds are mostly noise.
 const SECONDS_MIN: f64 = 0.03;
+
+/// What it costs to move a unit cost away from the one that comes with the crate by all of its value,
+/// beside a stage that is predicted at twice its time: costs that the runs do not tell apart stay.
+const ANCHOR: f64 = 0.01;
 
 /// Rounds of coordinate descent; some costs are told apart by few of the runs.
 const ROUNDS: usize = 20_000;
@@ -53,8 +57,8 @@ fn parallel_efficiency(one: &Measured, several: &Measured) -> f64 {
     ((alone / together - 1.0) / (several.threads - 1) as f64).clamp(0.0, 1.0)
 }
 
-/// Unit costs that fit the stages of all runs best, in relative terms, none below 0; and what another
-/// thread adds. `one` and `several` are two runs of the same job.
+/// Unit costs that fit the stages of all runs best, in relative terms, none below 0, and near those of
+/// the crate where the runs leave it open; and what another thread adds. `one` and `several` are two runs of the same job.
 ///
 /// # Panics
 /// If there are no such runs.
@@ -68,11 +72,20 @@ pub fn fitted(runs: &[Measured], (one, several): (usize, usize)) -> (Vec<(String
         work.iter().for_each(|&(cost, units)| row[cost as usize] += units * 1e-9 * weight);
         row
     };
-    let matrix: Vec<[f64; COSTS.len()]> =
+    let mut matrix: Vec<[f64; COSTS.len()]> =
         rows.iter().map(|(seconds, work)| weighted(*seconds, work)).collect();
     // What is left of each measured stage.
     let mut rest: Vec<f64> =
         rows.iter().map(|(seconds, _)| seconds / seconds.max(SECONDS_MIN)).collect();
+    let anchors = UnitCosts::shipped();
+    for (cost, (name, _)) in COSTS.iter().enumerate() {
+        if let Some(&anchor) = anchors.ns.get(*name).filter(|anchor| **anchor > 0.0) {
+            let mut row = [0.0; COSTS.len()];
+            row[cost] = ANCHOR.sqrt() / anchor;
+            matrix.push(row);
+            rest.push(ANCHOR.sqrt());
+        }
+    }
     for _ in 0..ROUNDS {
         for cost in 0..ns.len() {
             let squares: f64 = matrix.iter().map(|row| row[cost] * row[cost]).sum();

@@ -29,7 +29,9 @@ pub(super) enum Cost {
     NeighborTextRow,
     AlsPair,
     AlsPairFactor,
+    AlsFarFactor,
     AlsRowFactor,
+    AlsItemFactor,
     WrittenFactor,
     Score,
     Explained,
@@ -41,7 +43,7 @@ pub(super) enum Cost {
 }
 
 /// Names of the unit costs, and the units that the nanoseconds are of.
-pub const COSTS: [(&str, &str); 26] = [
+pub const COSTS: [(&str, &str); 28] = [
     ("scan_row", "row that is read"),
     ("scan_text_id", "text id that is read"),
     ("shuffle_byte", "packed byte that is dealt to shards"),
@@ -59,7 +61,9 @@ pub const COSTS: [(&str, &str); 26] = [
     ("neighbor_text_row", "row of it with text ids"),
     ("als_pair", "pair sorted by item"),
     ("als_pair_factor", "pair and factor, each product"),
+    ("als_far_factor", "the same, of rows that a core's cache does not hold"),
     ("als_row_factor", "row and squared factor, each product"),
+    ("als_item_factor", "item and factor, each product, for one thread"),
     ("written_factor", "factor written"),
     ("score", "user, item and factor"),
     ("explained", "product in the explanation of lists"),

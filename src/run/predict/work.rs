@@ -11,6 +11,14 @@ use crate::run::{prepare, scan};
 /// How many units of which cost, as far as one thread would do them one after the other.
 pub(super) type Work = Vec<(Cost, f64)>;
 
+/// Bytes that a core's own cache holds, about.
+const CACHE_BYTES: f64 = (2 << 20) as f64;
+
+/// Share of so many bytes that a core's cache does not hold.
+fn far(bytes: f64) -> f64 {
+    (1.0 - CACHE_BYTES / bytes.max(1.0)).max(0.0)
+}
+
 /// Files with one part per shard.
 pub(super) fn tables_of_users(plan: &Plan) -> usize {
     let vectors = plan.spec.output.vectors.iter();
@@ -152,23 +160,29 @@ impl Busiest<'_> {
         vec![(Cost::NeighborRow, rows), (Cost::NeighborTextRow, rows * self.text_items())]
     }
 
-    /// Both halves and the loss walk over all pairs; each row multiplies a Gram matrix per step.
+    /// Both halves and the loss walk over all pairs, to rows of the other side that are far where a
+    /// core's cache does not hold them; each row multiplies a Gram matrix per step; sums of items are
+    /// handed around by one thread.
     fn als(&self, section: &Als) -> Work {
         let Sizes { items_eligible, pairs, users, iterations, .. } = *self.sizes;
         let width = stride(section.n_factors) as f64;
-        let (pairs, rows) = (self.own(pairs), self.own(users) + self.part(items_eligible as f64));
-        let (of_pair, of_row) = match section.solver() {
+        let (pairs, users, items) = (self.own(pairs), self.own(users), items_eligible as f64);
+        let (products, of_pair, of_row) = match section.solver() {
             Solver::ConjugateGradient { steps } => {
                 let products = steps as f64 + 1.0;
-                ((2.0 * products + 0.5) * width, (products + 1.0) * width * width)
+                (products, (2.0 * products + 0.5) * width, (products + 1.0) * width * width)
             }
-            Solver::Cholesky => (1.5 * width * width, width * width * (1.0 + width / 3.0)),
+            Solver::Cholesky => (1.0, 1.5 * width * width, width * width * (1.0 + width / 3.0)),
         };
+        let far = (far(4.0 * width * users) + far(4.0 * width * items)) / 2.0;
         let iterations = iterations as f64;
+        let (pair_factors, rows) = (iterations * pairs * of_pair, users + self.part(items));
         vec![
             (Cost::AlsPair, pairs),
-            (Cost::AlsPairFactor, self.spread(iterations * pairs * of_pair)),
+            (Cost::AlsPairFactor, self.spread(pair_factors)),
+            (Cost::AlsFarFactor, self.spread(pair_factors * far)),
             (Cost::AlsRowFactor, self.spread(iterations * rows * of_row)),
+            (Cost::AlsItemFactor, iterations * items * width * products),
         ]
     }
 
