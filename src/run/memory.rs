@@ -7,7 +7,7 @@ use super::als::ITEM_SUMS_BYTES;
 use super::predict::{self, Cluster};
 use super::{Refused, prepare, scan};
 use crate::job::plan::{FilePlan, Plan};
-use crate::job::spec::HistoryWeights;
+use crate::job::spec::{HistoryWeights, ItemNeighbors};
 use crate::kernels::als::stride;
 use crate::types::IdType;
 
@@ -160,19 +160,13 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
     let sums = shared(items * 112);
     let histories_bytes = held + sums + rows * row_bytes / 4 + threads * shard_rows.min(rows) * 100;
     let popularity_bytes = held + threads * TABLE_ROWS * 64;
-    let listed = plan.spec.item_neighbors.as_ref().map_or(0, |section| {
-        let most = all.pairs.saturating_mul(20);
-        (items * section.n_neighbors as u64).min(most)
-    });
-    let weighted =
-        plan.spec.item_neighbors.as_ref().is_some_and(|of| of.weights == HistoryWeights::Affinity);
-    // Gathered histories: coded and decoded, by user and by item; then the lists' parts.
-    let gathered =
-        (if weighted { 24 } else { 8 }) * all.pairs + shared(3 * all.pairs + 9 * all.users);
-    let item_neighbors_bytes =
-        held + gathered + 12 * listed + shared(14 * listed) + threads * 4 * items;
+    let neighbors = plan.spec.item_neighbors.as_ref();
+    let (gathered, listed) = neighbors.map_or((0, 0), |of| neighbor_sizes(of, all, alone));
+    let of_neighbors = |bytes: u64| if neighbors.is_some() { bytes } else { 0 };
+    let lists = 12 * listed + shared(14 * listed) + threads * 4 * items;
+    let item_neighbors_bytes = of_neighbors(held + gathered + lists);
     let held = held + 12 * listed;
-    let write_neighbors_bytes = held + 8 * listed + threads * TABLE_ROWS * 64;
+    let write_neighbors_bytes = of_neighbors(held + 8 * listed + threads * TABLE_ROWS * 64);
     let row = plan.spec.als.as_ref().map_or(0, |als| 4 * stride(als.n_factors) as u64);
     let chunk = ITEM_SUMS_BYTES.min(items * row);
     let encoded = threads * 3 * row * TABLE_ROWS;
@@ -207,6 +201,19 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
         peak_bytes = peak_bytes.max(*stage);
     }
     MemoryEstimate { peak_bytes, ..estimate }
+}
+
+/// Bytes of the histories of all processes, coded and decoded, by user and by item; and the number of
+/// entries of all lists, at most.
+fn neighbor_sizes(section: &ItemNeighbors, all: Sizes, alone: bool) -> (u64, u64) {
+    let (pair, coded) = match section.weights {
+        HistoryWeights::Binary => (8, 3),
+        HistoryWeights::Affinity => (24, 7),
+    };
+    let coded = if alone { 0 } else { coded * all.pairs + 9 * all.users };
+    let most = all.pairs.saturating_mul(20);
+    let listed = (all.items * section.n_neighbors as u64).min(most);
+    (pair * all.pairs + coded, listed)
 }
 
 /// Rows of a part that is encoded at once.

@@ -205,12 +205,17 @@ pub(super) fn of_last_run(
     // A folder that is not there holds no run.
     let Ok(output) = Output::open(runtime, &plan.spec.output.url, base) else { return Ok(None) };
     let Some(current) = output.read_current()? else { return Ok(None) };
-    let Some(then) = Sizes::of_manifest(&output.read_manifest(&current)?) else { return Ok(None) };
-    let now = Sizes::assumed(plan, Hints::default());
-    if then.rows == 0 || then.rows_read == 0 {
+    let manifest = output.read_manifest(&current)?;
+    let Some(then) = Sizes::of_manifest(&manifest) else { return Ok(None) };
+    // Of a sample of users, the rows of the others do not count.
+    let filtered = manifest.counts.get("rows_filtered");
+    let not_sampled = filtered.and_then(|of| of.get("not_sampled")).and_then(Value::as_u64);
+    let rows_then = then.rows_read.saturating_sub(not_sampled.unwrap_or(0));
+    if rows_then == 0 {
         return Ok(None);
     }
-    let rows_ratio = now.rows as f64 / then.rows as f64;
+    let now = Sizes::assumed(plan, Hints::default());
+    let rows_ratio = now.rows as f64 / rows_then as f64;
     let mut sizes = then.scaled(rows_ratio);
     sizes.rows_read = now.rows_read;
     // The spec may ask for other models than it did then.
@@ -221,7 +226,11 @@ pub(super) fn of_last_run(
         _ => sizes.neighbors.min(sizes.items_eligible * listed),
     };
     let asked = spec.als.as_ref().map_or(0, |als| als.iterations as u64);
-    sizes.iterations = if then.iterations == 0 { asked } else { then.iterations.min(asked) };
+    let may_stop = spec.als.as_ref().is_some_and(|als| als.loss_tolerance.is_some());
+    sizes.iterations = match then.iterations {
+        then if then > 0 && may_stop => then.min(asked),
+        _ => asked,
+    };
     let from = SizesFrom::LastRun { run_id: current.run_id, rows_ratio, given: Vec::new() };
     Ok(Some((sizes, from)))
 }
