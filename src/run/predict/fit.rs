@@ -26,7 +26,7 @@ const SECONDS_MIN: f64 = 0.03;
 
 /// What it costs to move a unit cost away from the one that comes with the crate by all of its value,
 /// beside a stage that is predicted at twice its time: costs that the runs do not tell apart stay.
-const ANCHOR: f64 = 0.01;
+const ANCHOR: f64 = 0.05;
 
 /// Rounds of coordinate descent; some costs are told apart by few of the runs.
 const ROUNDS: usize = 20_000;
