@@ -41,6 +41,7 @@ mod memory;
 mod memory_tests;
 mod models;
 mod planning;
+mod predict;
 mod prepare;
 mod refused;
 mod report;
@@ -60,6 +61,10 @@ pub use counts::{Rejected, ScanCounts};
 pub use history::{UserEvent, events_of_user};
 pub use memory::{MemoryEstimate, predicted_memory};
 pub use planning::{BadFile, PlanFlags, plan};
+pub use predict::{
+    COSTS, Cluster, Hints, Measured, Prediction, Sizes, SizesFrom, StagePrediction, UnitCosts,
+    fitted, predict, sizes,
+};
 pub use refused::{Refused, code, exit_code};
 pub use report::{InputSummary, Report};
 pub use search::{Hit, nearest};
@@ -121,7 +126,7 @@ pub struct Request {
     /// Told about progress, on the first worker of each process.
     pub observer: Arc<dyn Observer>,
     /// This process's place among several; none for a run in one process.
-    pub cluster: Option<Arc<Cluster>>,
+    pub cluster: Option<Arc<ClusterSeat>>,
 }
 
 impl Request {
@@ -132,7 +137,7 @@ impl Request {
 }
 
 /// One process's place in a cluster.
-pub struct Cluster {
+pub struct ClusterSeat {
     /// Who it is, and how it finds the others.
     pub seat: Seat,
     /// When it gives up on them.
@@ -302,6 +307,24 @@ impl Worker<'_> {
         first.map_or(Ok(()), Err)
     }
 
+    /// Makes the bytes that the stages from `first` on moved those of all processes, and sets beside
+    /// them what was to be expected of a run of such sizes.
+    fn account_for_bytes(&mut self, first: usize, manifest: &Manifest) -> Result<()> {
+        let moved = |stage: &Stage| stage.more.get("bytes_moved").and_then(Value::as_i64);
+        let moved = self.stages[first..].iter().map(|stage| moved(stage).unwrap_or(0)).collect();
+        let sums = self.shell.collectives.all_reduce_sum(moved)?;
+        for (stage, sum) in self.stages[first..].iter_mut().zip(sums) {
+            stage.more.insert("bytes_moved".to_owned(), json!(sum));
+        }
+        if let Some(sizes) = Sizes::of_manifest(manifest) {
+            let (stages, peers) = (&mut self.stages[first..], self.shell.peers);
+            predict::note_predicted(stages, &self.job.plan, &sizes, peers);
+        }
+        let stages = self.stages.clone();
+        self.note(|known| known.stages = stages);
+        Ok(())
+    }
+
     /// Adds to what the manifest says of a stage that has run.
     fn report(&mut self, name: &str, more: Map<String, Value>) {
         let mut stages = self.stages.iter_mut().rev();
@@ -429,8 +452,9 @@ struct Go {
 
 /// Process 0 looks and plans; everybody gets the same answer.
 fn start(shell: &mut Shell, attempt: &Attempt, output: &Output) -> Result<Start> {
+    let cluster = Cluster { processes: shell.peers, threads: attempt.request.threads };
     let made = match shell.index {
-        0 => look_and_plan(attempt, output).and_then(|start| {
+        0 => look_and_plan(attempt, output, cluster).and_then(|start| {
             serde_json::to_vec(&start).map(Some).context("the plan cannot be written as JSON")
         }),
         _ => Ok(None),
@@ -441,7 +465,7 @@ fn start(shell: &mut Shell, attempt: &Attempt, output: &Output) -> Result<Start>
 }
 
 /// From what is cheap to what is not: listings, the log, a probe of the store, footers.
-fn look_and_plan(attempt: &Attempt, output: &Output) -> Result<Start> {
+fn look_and_plan(attempt: &Attempt, output: &Output, cluster: Cluster) -> Result<Start> {
     let Attempt { request, runtime, left_out, .. } = attempt;
     let Request { spec, base, flags, .. } = request;
     let frozen = planning::freeze(runtime, spec, base, flags)?;
@@ -462,7 +486,7 @@ fn look_and_plan(attempt: &Attempt, output: &Output) -> Result<Start> {
         output.probe(&request.run_id)?;
     }
     let plan = frozen.plan(runtime, spec, base, flags, left_out)?;
-    memory::check(&plan, request.threads)?;
+    memory::check(&plan, cluster)?;
     let (run_id, started_at_us) = (request.run_id.clone(), attempt.started_at_us);
     Ok(Start::Go(Box::new(Go { plan, fingerprint, run_id, started_at_us })))
 }

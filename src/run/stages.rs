@@ -6,13 +6,14 @@ use super::*;
 use crate::job::spec::{Als, Fallback, ItemNeighbors, TopK};
 use crate::kernels::CandidateLists;
 use crate::kernels::debias::DebiasWeights;
+use crate::kernels::dictionary::encoded_len;
 use crate::kernels::histories::Calendar;
 use crate::kernels::item_totals::sum_of;
 use crate::types::{DAY_US, Histories, Ids};
 use als::Factors;
 use checkpoint_parts::{self as parts, Share};
 use lists::{FactorRanker, ListInputs};
-use memory::Sizes;
+use memory::Held;
 use models::{PopularityModel, SegmentPopularity};
 use prepare::Prepared;
 use side::{ItemFacts, Segments};
@@ -54,7 +55,9 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
         known.files = files.clone();
     });
     check_lists(worker, &prepared, &facts, &lists)?;
-    let manifest = manifest(worker, date, fingerprint, &prepared.calendar, files, sums);
+    let mut manifest = manifest(worker, date, fingerprint, &prepared.calendar, files, sums);
+    worker.account_for_bytes(0, &manifest)?;
+    manifest.stages = worker.stages.clone();
     publish(worker, output, &path, manifest)
 }
 
@@ -169,13 +172,18 @@ fn check_rejects(plan: &Plan, counts: &ScanCounts) -> Result<()> {
 fn check_memory(worker: &mut Worker<'_>, prepared: &Prepared) -> Result<()> {
     let shards = &prepared.shards;
     let pairs = |shard: &Histories| shard.interactions.items.len() + shard.dislikes.items.len();
-    let sizes = Sizes {
+    let own = memory::Sizes {
         rows: 0,
         items: prepared.dictionary.len() as u64,
         users: shards.iter().map(|shard| shard.n_users() as u64).sum(),
         pairs: shards.iter().map(|shard| pairs(shard) as u64).sum(),
     };
-    let bound = memory::check_again(&worker.job.plan, sizes, worker.job.threads);
+    let sums = vec![own.users as i64, own.pairs as i64];
+    let sums = worker.shell.collectives.all_reduce_sum(sums)?;
+    let all = memory::Sizes { users: sums[0] as u64, pairs: sums[1] as u64, ..own };
+    let held = Held { rows_read: 0, own, all };
+    let cluster = Cluster { processes: worker.shell.peers, threads: worker.job.threads };
+    let bound = memory::check_again(&worker.job.plan, held, cluster);
     let bound = worker.agree(bound)?;
     let mut more = Map::new();
     more.insert("memory_bytes_bound".to_owned(), json!(bound.peak_bytes));
@@ -512,6 +520,7 @@ impl Summary<'_> {
             sum(&|shard| shard.n_users()),
             sum(&|shard| (0..shard.n_users()).filter(|&row| !shard.of(row).0.is_empty()).count()),
             sum(&|shard| shard.affinities.len()),
+            sum(&|shard| (0..shard.n_users()).map(|row| shard.of(row).0.len().pow(2)).sum()),
         ];
         let events = shards.iter().flat_map(|shard| &shard.facts).map(|facts| facts.events);
         let events_max = events.max().unwrap_or(0);
@@ -561,6 +570,13 @@ impl Summary<'_> {
             "list_rows": self.lists.rows,
             "list_rows_fallback": self.lists.fallback_rows,
             "lists_short": self.lists.short_lists,
+            "sizes": {
+                "packed_rows": rows - self.counts.n_filtered() - self.counts.n_rejected(),
+                "packed_bytes": self.counts.packed_bytes,
+                "item_id_bytes": encoded_len(&self.prepared.dictionary),
+                "interactions_squared": sums[3],
+                "segment_items": self.prepared.segment_sums.len(),
+            },
             "items_recommended": self.lists.recommended.iter().filter(|is_in| **is_in).count(),
         });
         match counts {
@@ -629,6 +645,7 @@ fn publish(
     if !request.publish {
         return Ok(Outcome::NotPublished { manifest: Box::new(manifest) });
     }
+    worker.account_for_bytes(worker.stages.len() - 1, &manifest)?;
     let first = (worker.shell.index == 0).then(|| encoded.into());
     let current = worker.shell.collectives.broadcast(0, first);
     let current: Current =

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, and says why"
 )]
 
+mod bytes_moved;
 mod cli;
 mod deployment;
 mod fixture;
@@ -14,6 +15,7 @@ mod input_policy;
 mod jobs;
 mod layers;
 mod oracle;
+mod plan;
 mod processes;
 mod real_logs;
 mod s3;
