@@ -32,7 +32,7 @@ pub(super) struct PlanArgs {
 pub(super) fn run(args: &PlanArgs) -> Result<()> {
     let spec = args.spec.load()?;
     let runtime = run::runtime(&spec)?;
-    let plan = run::plan(&runtime, &spec, &args.spec.base(), &args.spec.flags()?)?;
+    let plan = run::plan(&runtime, &spec, &args.spec.base(), &args.spec.flags(&spec)?)?;
     let memory = predicted_memory(&plan, args.threads.unwrap_or_else(default_threads).max(1));
     match args.json {
         true => {

@@ -70,10 +70,11 @@ fn request(args: &RunArgs) -> Result<Request> {
             "--threads {threads} is out of range; write 1 to 1024"
         )));
     }
+    let spec = args.spec.load()?;
     Ok(Request {
-        spec: args.spec.load()?,
         base: args.spec.base(),
-        flags: args.spec.flags()?,
+        flags: args.spec.flags(&spec)?,
+        spec,
         threads,
         workers: 1,
         publish: !args.no_publish,
