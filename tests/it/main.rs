@@ -12,6 +12,7 @@ mod fixture;
 mod gates;
 mod input_policy;
 mod jobs;
+mod jobsim;
 mod kubernetes;
 mod layers;
 mod oracle;

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use clap::Parser;
 use serde_json::{Value, json};
+use tidemill::cli::Cli;
 use tidemill::run::code;
 
 mod image;
@@ -67,7 +69,7 @@ fn a_job_has_an_index_for_each_process() {
         let (overlay, job, processes) = (rendered.overlay, rendered.job(), rendered.processes());
         assert_eq!(job["completionMode"], "Indexed", "{overlay}");
         assert_eq!(job["parallelism"], job["completions"], "{overlay}");
-        let flag = flag(&rendered, "--processes").unwrap_or("1".into());
+        let flag = flag(rendered, "--processes").unwrap_or("1".into());
         assert_eq!(flag, processes.to_string(), "{overlay}");
         assert!(job["backoffLimit"].as_u64().unwrap() >= 3 * processes as u64, "{overlay}");
         // Of independent indexes: a failed one would leave the others waiting.
@@ -81,7 +83,7 @@ fn a_job_has_an_index_for_each_process() {
         let budget = &rendered.one("PodDisruptionBudget")["spec"];
         assert_eq!(budget["minAvailable"], processes, "{overlay}");
         assert_eq!(budget.get("maxUnavailable"), None, "{overlay}: jobs cannot be scaled");
-        assert!(selects(&budget["selector"]["matchLabels"], &rendered), "{overlay}");
+        assert!(selects(&budget["selector"]["matchLabels"], rendered), "{overlay}");
     }
 }
 
@@ -133,18 +135,18 @@ fn processes_find_each_other_by_names_that_fit_and_that_no_other_job_has() {
         let name = text(&rendered.one("CronJob")["metadata"]["name"]);
         let host = format!("{name}-29927670-{}", processes - 1);
         assert!(name.len() <= 52 && host.len() <= 63, "{host}");
-        let Some(port) = port(&rendered) else { continue };
+        let Some(port) = port(rendered) else { continue };
         let service = rendered.one("Service");
         let name = &service["metadata"]["name"];
         assert_eq!(&rendered.pod()["subdomain"], name, "{overlay}");
         assert_eq!(rendered.pod().get("hostname"), None, "{overlay}: the index makes it");
         let expected = format!("{}-{{index}}.{}:{port}", pod().job, text(name));
-        assert_eq!(flag(&rendered, "--host-template"), Some(expected), "{overlay}");
+        assert_eq!(flag(rendered, "--host-template"), Some(expected), "{overlay}");
         let service = &service["spec"];
         assert_eq!(service["clusterIP"], "None", "{overlay}");
         assert_eq!(service["publishNotReadyAddresses"], true, "{overlay}");
         // The labels of the manifest; a job's own, such as job-name, are not among them.
-        assert!(selects(&service["selector"], &rendered), "{overlay}");
+        assert!(selects(&service["selector"], rendered), "{overlay}");
         assert_eq!(items(&service["ports"]).len(), 1, "{overlay}");
         assert_eq!(service["ports"][0]["port"], port, "{overlay}");
         let open = &rendered.container()["ports"];
@@ -166,9 +168,9 @@ fn the_network_is_open_to_peers_names_and_object_stores() {
         let overlay = rendered.overlay;
         let policy = &rendered.one("NetworkPolicy")["spec"];
         assert_eq!(policy["policyTypes"], json!(["Ingress", "Egress"]), "{overlay}");
-        assert!(selects(&policy["podSelector"]["matchLabels"], &rendered), "{overlay}");
+        assert!(selects(&policy["podSelector"]["matchLabels"], rendered), "{overlay}");
         let peers = json!([{ "podSelector": policy["podSelector"] }]);
-        let dialed = port(&rendered).map(|port| format!("TCP {port}"));
+        let dialed = port(rendered).map(|port| format!("TCP {port}"));
         let ingress = items(&policy["ingress"]);
         assert!(ingress.iter().all(|rule| rule["from"] == peers), "{overlay}");
         let from_peers: BTreeSet<_> = ingress.iter().flat_map(ports).collect();
@@ -200,7 +202,7 @@ fn a_container_has_what_it_may_use_and_uses_it() {
         let limits = &container["resources"]["limits"];
         assert_eq!(limits, &container["resources"]["requests"], "{overlay}");
         let (cores, memory) = (text(&limits["cpu"]), number(text(&limits["memory"])));
-        assert_eq!(flag(&rendered, "--threads").as_deref(), Some(cores), "{overlay}");
+        assert_eq!(flag(rendered, "--threads").as_deref(), Some(cores), "{overlay}");
         let environment = pod().environment(container);
         let bound = number(environment["TIDEMILL__LIMITS__MEMORY_BYTES_MAX"].trim_end_matches('B'));
         assert!(bound < memory && bound >= memory * 3 / 4, "{overlay}: {bound} of {memory}");
@@ -261,12 +263,21 @@ fn the_key_comes_from_a_secret_and_its_absence_ends_a_run_at_once() {
         let environment = pod().environment(rendered.container());
         assert!(!environment.contains_key("TIDEMILL_CLUSTER_KEY"), "{overlay}");
         let file = environment.get("TIDEMILL_CLUSTER_KEY_FILE");
-        assert_eq!(file.is_some(), port(&rendered).is_some(), "{overlay}");
+        assert_eq!(file.is_some(), port(rendered).is_some(), "{overlay}");
         let Some((folder, _)) = file.and_then(|file| file.rsplit_once('/')) else { continue };
         let secret = &rendered.volume_at(folder).unwrap()["secret"];
         assert_eq!(secret["optional"], true, "{overlay}: else pods wait for it");
         assert_eq!(secret["defaultMode"], 0o440, "{overlay}");
         assert!(rendered.pod()["securityContext"]["fsGroup"].is_u64(), "{overlay}");
+    }
+}
+
+#[test]
+fn arguments_are_some_that_the_binary_takes() {
+    for rendered in Rendered::all() {
+        let args = pod().args(rendered.container());
+        let parsed = Cli::try_parse_from(["tidemill".to_owned()].into_iter().chain(args));
+        assert!(parsed.is_ok(), "{}: {}", rendered.overlay, parsed.unwrap_err());
     }
 }
 

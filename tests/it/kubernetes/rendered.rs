@@ -46,11 +46,12 @@ impl Rendered {
     }
 
     /// All overlays; none where `kubectl` is not here.
-    pub(crate) fn all() -> Vec<Self> {
-        match has_kubectl() {
+    pub(crate) fn all() -> &'static [Self] {
+        static ALL: OnceLock<Vec<Rendered>> = OnceLock::new();
+        ALL.get_or_init(|| match has_kubectl() {
             true => OVERLAYS.into_iter().map(Self::new).collect(),
             false => Vec::new(),
-        }
+        })
     }
 
     /// The documents of a kind.
