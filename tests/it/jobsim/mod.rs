@@ -38,7 +38,7 @@ macro_rules! plays {
 fn small_shop() -> BTreeMap<String, String> {
     let variables = [
         ("TIDEMILL__SHARDS", "16"),
-        ("TIDEMILL__ALS__ITERATIONS", "40"),
+        ("TIDEMILL__ALS__ITERATIONS", "60"),
         ("TIDEMILL__ALS__LOSS_TOLERANCE", "1e-9"),
     ];
     variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
