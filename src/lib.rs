@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! types -> kernels -> dataflow -> run -> cli
+//! cluster -> dataflow, run, cli
 //! types -> schema  -> store    -> run
 //! kernels, schema  -> job      -> run
 //! ```
@@ -16,6 +17,7 @@
 //! | [`schema`] | the columns of every input and output table | open a URL |
 //! | [`job`] | the spec (what the user wrote) and the plan (what will be done) | read data |
 //! | [`store`] | listing, reading, writing, publication | know what a column means |
+//! | [`cluster`] | processes that find, know and watch each other | know what a run computes |
 //! | [`dataflow`] | timely: blocks, collectives, status agreement, the windowed source | do IO, read a spec |
 //! | [`run`] | the only place where plan, store and dataflow meet | print |
 //! | [`cli`] | one file per subcommand | compute |
@@ -29,6 +31,8 @@ pub mod schema;
 pub mod job;
 
 pub mod store;
+
+pub mod cluster;
 
 pub mod dataflow;
 

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         }
     };
     match cli::dispatch(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::from(run::exit_code(&error))

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::cluster::{Limits, Lost, Pulse, Seat};
 use crate::dataflow::Shell;
 use crate::job::plan::{self, FilePlan, Plan};
 use crate::job::spec::{Spec, Store};
@@ -50,7 +51,7 @@ mod vectors;
 #[cfg(test)]
 mod vectors_tests;
 
-pub use attempts::{run, run_reported};
+pub use attempts::{report_lost, run, run_reported};
 pub use counts::{Rejected, ScanCounts};
 pub use history::{UserEvent, events_of_user};
 pub use memory::{MemoryEstimate, predicted_memory};
@@ -107,10 +108,34 @@ pub struct Request {
     pub unsafe_single_writer: bool,
     /// Now, in microseconds since 1970: for `published_at` and reports, never for results.
     pub clock: fn() -> i64,
-    /// A name that was never used before.
+    /// A name that was never used before, except by a run that this one goes on with after it was cut
+    /// off. In a cluster that of process 0 counts.
     pub run_id: String,
-    /// Told about progress, on the first worker.
+    /// Told about progress, on the first worker of each process.
     pub observer: Arc<dyn Observer>,
+    /// This process's place among several; none for a run in one process.
+    pub cluster: Option<Arc<Cluster>>,
+}
+
+impl Request {
+    /// Whether this process speaks for the run: it publishes, reports and shows progress.
+    pub fn is_first_process(&self) -> bool {
+        self.cluster.as_ref().is_none_or(|cluster| cluster.seat.index == 0)
+    }
+}
+
+/// One process's place in a cluster.
+pub struct Cluster {
+    /// Who it is, and how it finds the others.
+    pub seat: Seat,
+    /// When it gives up on them.
+    pub limits: Limits,
+    /// How far this process is, as its observer knows.
+    pub pulse: Arc<Pulse>,
+    /// Told that all processes are connected.
+    pub formed: fn(epoch: u64),
+    /// Has to end the process: a peer is lost, and whatever waits for it waits for ever.
+    pub lost: fn(Lost),
 }
 
 /// What came of a run.
@@ -181,6 +206,10 @@ fn input_file(file: &FilePlan) -> InputFile {
 struct Job<'a> {
     plan: Plan,
     attempt: &'a Attempt,
+    /// When the run began, on the clock of process 0.
+    started_at_us: i64,
+    /// Name of this attempt, in all processes.
+    run_id: &'a str,
     logs: Vec<Log>,
     threads: usize,
     request: &'a Request,
@@ -289,11 +318,23 @@ fn rfc3339(time_us: i64) -> String {
         .map_or_else(|_| "out of range".to_owned(), |instant| instant.to_string())
 }
 
-/// One attempt on one worker, from top to bottom.
+/// One attempt on one worker.
 fn drive(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
+    let result = drive_stages(shell, attempt);
+    // An error is the same everywhere, and so must be what to begin anew without.
+    if result.is_err() && shell.peers > 1 {
+        attempt.record.share_input(shell);
+    }
+    result
+}
+
+/// From top to bottom.
+fn drive_stages(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
     let Attempt { request, runtime, record, .. } = attempt;
-    let observer: &dyn Observer =
-        if shell.index == 0 { request.observer.as_ref() } else { &Silent };
+    let observer: &dyn Observer = match shell.index == 0 || request.cluster.is_some() {
+        true => request.observer.as_ref(),
+        false => &Silent,
+    };
     observer.begin("plan", None);
     let is_first = shell.index == 0;
     let note = |note: &dyn Fn(&mut Known)| {
@@ -305,9 +346,12 @@ fn drive(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
     let began = Instant::now();
     let output = Output::create(runtime, &request.spec.output.url, &request.base);
     let output = agree(shell, record, output.map_err(Into::into))?;
-    let (plan, fingerprint) = match start(shell, attempt, &output)? {
-        Start::Already(current) => return Ok(Outcome::AlreadyPublished { current }),
-        Start::Go(plan, fingerprint) => (*plan, fingerprint),
+    let Go { plan, fingerprint, run_id, started_at_us } = match start(shell, attempt, &output)? {
+        Start::Already(current, None) => return Ok(Outcome::AlreadyPublished { current }),
+        Start::Already(current, Some(manifest)) => {
+            return Ok(Outcome::Published { current, manifest });
+        }
+        Start::Go(go) => *go,
     };
     note(&|known| {
         known.fingerprint = Some(fingerprint.clone());
@@ -324,7 +368,9 @@ fn drive(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
     let seconds = began.elapsed().as_secs_f64();
     observer.end("plan", seconds, &format!("{} rows in {} shards", plan.n_rows, plan.n_shards));
     let threads = request.threads;
-    let job = Job { plan, logs, threads, attempt, request, runtime, observer };
+    let run_id = &run_id;
+    let job =
+        Job { plan, logs, threads, attempt, request, runtime, observer, started_at_us, run_id };
     let stages = vec![Stage { name: "plan".to_owned(), seconds, more: Map::new() }];
     note(&|known| known.stages = stages.clone());
     let mut worker = Worker { shell, job: &job, pool: &pool, stages, gates: Vec::new() };
@@ -336,10 +382,19 @@ fn drive(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
 /// How a run begins, as process 0 found it.
 #[derive(Serialize, Deserialize)]
 enum Start {
-    /// There is nothing to do.
-    Already(Current),
-    /// This is to be done, under this fingerprint.
-    Go(Box<Plan>, String),
+    /// There is nothing to do. With its manifest if it was this very run, cut off before it could tell.
+    Already(Current, Option<Box<Manifest>>),
+    /// There is.
+    Go(Box<Go>),
+}
+
+/// What all processes have to know alike.
+#[derive(Serialize, Deserialize)]
+struct Go {
+    plan: Plan,
+    fingerprint: String,
+    run_id: String,
+    started_at_us: i64,
 }
 
 /// Process 0 looks and plans; everybody gets the same answer.
@@ -367,7 +422,9 @@ fn look_and_plan(attempt: &Attempt, output: &Output) -> Result<Start> {
     {
         // A run that died between its commit and what follows it is repaired on the way.
         output.follow_log()?;
-        return Ok(Start::Already(current));
+        let is_ours = current.run_id == request.run_id;
+        let manifest = is_ours.then(|| output.read_manifest(&current).map(Box::new)).transpose()?;
+        return Ok(Start::Already(current, manifest));
     }
     frozen.check_last_day(spec)?;
     if request.publish && !request.unsafe_single_writer {
@@ -375,7 +432,8 @@ fn look_and_plan(attempt: &Attempt, output: &Output) -> Result<Start> {
     }
     let plan = frozen.plan(runtime, spec, base, flags, left_out)?;
     memory::check(&plan, request.threads)?;
-    Ok(Start::Go(Box::new(plan), fingerprint))
+    let (run_id, started_at_us) = (request.run_id.clone(), attempt.started_at_us);
+    Ok(Start::Go(Box::new(Go { plan, fingerprint, run_id, started_at_us })))
 }
 
 /// Instructions that results may depend on in their last bits.

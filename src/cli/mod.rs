@@ -18,6 +18,7 @@ mod generate_tests;
 mod init;
 mod logical_date;
 mod plan;
+mod processes;
 mod progress;
 mod published;
 mod published_runs;
@@ -70,11 +71,11 @@ enum Command {
     Generate(generate::GenerateArgs),
 }
 
-/// Runs the command that `cli` holds.
+/// Runs the command that `cli` holds; gives the exit code.
 ///
 /// # Errors
 /// What the command could not do; `run::exit_code` gives the code for it.
-pub fn dispatch(cli: &Cli) -> Result<()> {
+pub fn dispatch(cli: &Cli) -> Result<u8> {
     start_logging(cli.verbose);
     let done = match &cli.command {
         // Tells by itself, and more.
@@ -90,7 +91,7 @@ pub fn dispatch(cli: &Cli) -> Result<()> {
         Command::Init(args) => init::run(args),
         Command::Generate(args) => generate::run(args),
     };
-    done.inspect_err(telemetry::refused)
+    done.inspect_err(telemetry::refused).map(|()| 0)
 }
 
 /// Logs go to stderr; results go to stdout.

@@ -1,17 +1,21 @@
 //! `tidemill run`: the whole job.
 
+use std::sync::Arc;
+
 use anyhow::{Result, anyhow};
 use clap::Args;
 
+use super::processes::{self, ProcessArgs, Role, Worker};
 use super::telemetry::{self, Telemetry};
 use super::{SpecArgs, clock, default_threads, print, progress, summary};
+use crate::cluster::{Pulse, Verdict};
 use crate::run::{self, Outcome, Refused, Request};
 
 /// Run a job: read its logs, compute its tables, publish them all or none
 ///
 /// A run whose input, spec and version are published already exits 0 and writes nothing, so it is
 /// safe to run again. The tables are the same byte for byte for any number of threads, any order of
-/// files and any cut into row groups.
+/// files and any cut into row groups, and for any number of processes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -19,6 +23,12 @@ Examples:
   tidemill run jobs/nightly.toml --date 2026-11-22
   tidemill run jobs/nightly.toml --set top_k.k=20 --set output.url=/tmp/try/ --sample-users 0.01
   tidemill run jobs/nightly.toml --no-publish --json | jq .manifest.counts
+  tidemill run jobs/nightly.toml --local-processes 4
+  tidemill run jobs/nightly.toml --processes 4 --index 2 --host-template 'mill-{index}.mill:7000'
+
+Processes that are started on several machines share a secret, in TIDEMILL_CLUSTER_KEY or in the file
+that TIDEMILL_CLUSTER_KEY_FILE names. When one of them is lost, all begin anew from the last
+checkpoint. TIDEMILL_RUN_ID names the run; without it, every start is a run of its own.
 
 What happened is in runs/<date>/<run_id>/_report.json below the output, of a failed run in
 _failed/<run_id>.json. The environment says who else is told:
@@ -28,7 +38,7 @@ _failed/<run_id>.json. The environment says who else is told:
 pub(super) struct RunArgs {
     #[command(flatten)]
     spec: SpecArgs,
-    /// Threads for reading and computing [default: the cores of this machine]
+    /// Threads for reading and computing, per process [default: the cores of this machine]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Write and audit the tables, but let no reader see them
@@ -43,16 +53,71 @@ pub(super) struct RunArgs {
     /// Print the outcome with the whole manifest as JSON, and no progress
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    processes: ProcessArgs,
 }
 
-pub(super) fn run(args: &RunArgs) -> Result<()> {
-    let request = request(args).inspect_err(telemetry::refused)?;
-    let (spec, base) = (request.spec.clone(), request.base.clone());
+/// Runs the job, or starts and watches the processes that do; gives the exit code where a process has
+/// told why already.
+pub(super) fn run(args: &RunArgs) -> Result<u8> {
+    match args.processes.role().inspect_err(telemetry::refused)? {
+        Role::Alone => run_here(args, None).map(|()| 0),
+        Role::Worker(worker) => work(args, *worker),
+        Role::Supervisor { n_here, n_processes, first } => {
+            supervise(args, (n_here, n_processes, first))
+        }
+    }
+}
+
+/// Begins and ends what is told of a run of several processes; its workers do the rest.
+fn supervise(args: &RunArgs, role: (usize, usize, usize)) -> Result<u8> {
+    let request = request(args, None).inspect_err(telemetry::refused)?;
+    let (spec, base) = (&request.spec, &request.base);
+    let speaks = role.2 == 0;
     let date = request.flags.date.as_deref();
-    let telemetry = Telemetry::begin(&spec, &base, &request.run_id, date);
+    let telemetry = speaks.then(|| Telemetry::new(spec, base, &request.run_id, date));
+    telemetry.iter().for_each(Telemetry::start);
+    let verdict = args.processes.supervise(role, &request.run_id);
+    let is_told = matches!(verdict, Ok(Verdict::Done | Verdict::Ended(_)));
+    let concluded = verdict.and_then(processes::conclude);
+    if let (false, Some(telemetry)) = (is_told, telemetry) {
+        let error = match &concluded {
+            Ok(code) => Refused::temporary(anyhow!("the processes ended with code {code}")),
+            Err(error) => anyhow!("{error:#}").context(Refused::temporary(anyhow!("lost"))),
+        };
+        telemetry.end(&run::report_lost(request, error), None);
+    }
+    concluded
+}
+
+/// Runs the job as one of several processes.
+fn work(args: &RunArgs, worker: Worker) -> Result<u8> {
+    worker.begin()?;
+    match run_here(args, Some(&worker)) {
+        Ok(()) => Ok(0),
+        Err(error) if worker.is_echo() => Ok(run::exit_code(&error)),
+        Err(error) => Err(error),
+    }
+}
+
+fn run_here(args: &RunArgs, worker: Option<&Worker>) -> Result<()> {
+    let request = request(args, worker).inspect_err(telemetry::refused)?;
+    let (spec, base) = (request.spec.clone(), request.base.clone());
+    let (speaks, is_alone) = (request.is_first_process(), worker.is_none());
+    let date = request.flags.date.as_deref();
+    let telemetry = Telemetry::new(&spec, &base, &request.run_id, date);
+    if is_alone {
+        telemetry.start();
+    }
     let (outcome, report) = run::run_reported(request);
-    telemetry.end(&report, outcome.as_ref().ok());
+    match speaks {
+        true => telemetry.end(&report, outcome.as_ref().ok()),
+        false => telemetry::ended(&report),
+    }
     let outcome = outcome?;
+    if !speaks {
+        return Ok(());
+    }
     match args.json {
         true => print(&serde_json::to_string_pretty(&outcome)?),
         false => print(&summary::of(&outcome, &spec, &args.spec)?),
@@ -63,25 +128,36 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
     Ok(())
 }
 
-fn request(args: &RunArgs) -> Result<Request> {
-    let threads = args.threads.unwrap_or_else(default_threads);
+fn request(args: &RunArgs, worker: Option<&Worker>) -> Result<Request> {
+    let cores = (default_threads() / args.processes.n_here()).max(1);
+    let threads = args.threads.unwrap_or(cores);
     if !(1..=1024).contains(&threads) {
         return Err(Refused::usage(anyhow!(
             "--threads {threads} is out of range; write 1 to 1024"
         )));
     }
     let spec = args.spec.load()?;
+    let flags = args.spec.flags(&spec)?;
+    let mut observer = progress::observer(args.json || worker.is_some_and(|of| of.index > 0));
+    let mut cluster = None;
+    if let Some(worker) = worker {
+        let pulse = Arc::new(Pulse::default());
+        observer = Arc::new(processes::Told::new(observer, pulse.clone()));
+        let options = format!("{} {}", args.no_publish, args.force);
+        cluster = Some(worker.cluster(&spec, &flags, &options, pulse)?);
+    }
     Ok(Request {
-        base: args.spec.base(),
-        flags: args.spec.flags(&spec)?,
         spec,
+        base: args.spec.base(),
+        flags,
         threads,
         workers: 1,
         publish: !args.no_publish,
         force: args.force,
         unsafe_single_writer: args.unsafe_single_writer,
         clock: clock::now_us,
-        run_id: clock::run_id(),
-        observer: progress::observer(args.json),
+        run_id: processes::run_id()?,
+        observer,
+        cluster,
     })
 }

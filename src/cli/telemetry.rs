@@ -12,7 +12,7 @@ mod open_lineage;
 mod prometheus;
 mod termination;
 
-pub(super) use termination::refused;
+pub(super) use termination::{ended, refused};
 
 /// What a run says of itself to others: once when it begins, once when it ends.
 pub(super) struct Telemetry {
@@ -23,13 +23,16 @@ pub(super) struct Telemetry {
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Telemetry {
-    /// Tells that the run begins.
-    pub(super) fn begin(spec: &Spec, base: &Path, run_id: &str, date: Option<&str>) -> Self {
-        let lineage = open_lineage::Lineage::from_environment(spec, base, run_id, date);
-        if let Some(lineage) = &lineage {
+    /// For a run that is about to begin.
+    pub(super) fn new(spec: &Spec, base: &Path, run_id: &str, date: Option<&str>) -> Self {
+        Self { lineage: open_lineage::Lineage::from_environment(spec, base, run_id, date) }
+    }
+
+    /// Tells that it begins.
+    pub(super) fn start(&self) {
+        if let Some(lineage) = &self.lineage {
             lineage.start();
         }
-        Self { lineage }
     }
 
     /// Tells what came of it.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 /// The error all workers agreed on: that of the lowest worker that failed.
 ///
 /// `worker`, `code` and `message` are equal on all workers. It displays as the original error on
-/// the worker where that happened, and as `worker 2 failed: ...` on the others.
+/// the worker where that happened, and as `process 2 failed: ...` on the others.
 #[derive(Debug)]
 pub struct AgreeError {
     /// The worker whose error this is.
@@ -26,7 +26,7 @@ impl fmt::Display for AgreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.own {
             Some(own) => own.fmt(f),
-            None => write!(f, "worker {} failed: {}", self.worker, self.message),
+            None => write!(f, "process {} failed: {}", self.worker, self.message),
         }
     }
 }

@@ -296,7 +296,7 @@ fn all_agree_on_the_error_of_the_lowest_worker() {
                     true => Err((format!("worker {worker} cannot read"), worker, true)),
                     false => Err((
                         format!(
-                            "worker {worker} failed: worker {worker} cannot read: disk on fire"
+                            "process {worker} failed: worker {worker} cannot read: disk on fire"
                         ),
                         worker,
                         false,

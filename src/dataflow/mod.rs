@@ -10,6 +10,9 @@
 //!   others, which then panic.
 //! - A panic of one worker ends the process ([`execute`]), or its peers would wait for ever.
 //!
+//! Workers are threads of this process ([`execute`], for tests) or one in each of several processes
+//! ([`execute_over`]); nothing else is different.
+//!
 //! Nothing here reads a file, a clock or a spec.
 
 mod agree;
@@ -21,5 +24,5 @@ mod source;
 pub use agree::AgreeError;
 pub use block::BLOCK_BYTES;
 pub use collectives::{BytesMoved, Collectives, Incoming, Outgoing, SLICE_BYTES, SumOverflow};
-pub use shell::{PANIC_EXIT_CODE, Shell, StartError, execute};
+pub use shell::{PANIC_EXIT_CODE, Shell, StartError, execute, execute_over};
 pub use source::{SourceClosed, SourceSender, windowed_source};

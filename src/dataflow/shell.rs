@@ -3,10 +3,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
+use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
+use timely::communication::allocator::zero_copy::stream::Stream;
+use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
+use timely::communication::{Hooks, WorkerGuards};
 use timely::worker::Worker;
 use timely::{CommunicationConfig, WorkerConfig};
 
 use super::collectives::Collectives;
+use crate::cluster::Link;
 
 /// The exit code after a panic in one of several workers.
 pub const PANIC_EXIT_CODE: i32 = 70;
@@ -68,7 +73,57 @@ where
 {
     let config = timely::Config { communication, worker: WorkerConfig::default() };
     let guards = timely::execute(config, move |worker| run_worker(worker, &driver));
-    let outcomes = guards.map_err(StartError)?.join();
+    join(guards.map_err(StartError)?)
+}
+
+/// Runs `driver` on one worker of this process, which is connected with its peers by `links`: one for
+/// each other process, in order, and none at `index`, which is this one.
+///
+/// The processes end together: this returns when all of them have left their drivers. When a
+/// connection breaks before, a thread named `timely:…` panics, and it is the panic hook that has to end
+/// the process: whatever waits for that peer waits for ever.
+///
+/// # Errors
+/// As [`execute`].
+pub fn execute_over<T, E, F>(links: Vec<Option<Link>>, index: usize, driver: F) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<StartError> + Send + 'static,
+    F: Fn(&mut Shell) -> Result<T, E> + Send + Sync + 'static,
+{
+    let hooks = Hooks::default();
+    let process = ProcessBuilder::new_typed_vector(1, hooks.refill.clone(), hooks.spill.clone());
+    let (builders, guard) = initialize_networking_from_sockets(process, links, index, 1, hooks)
+        .map_err(|error| StartError(error.to_string()))?;
+    let builders = builders.into_iter().map(AllocatorBuilder::Tcp).collect();
+    let config = WorkerConfig::default();
+    let driver = move |worker: &mut Worker| run_worker(worker, &driver);
+    let guards = timely::execute::execute_from(builders, Box::new(guard), config, driver);
+    let results = join(guards.map_err(StartError)?)?;
+    Ok(results.into_iter().next().expect("there is a worker"))
+}
+
+impl Stream for Link {
+    fn try_clone(&self) -> std::io::Result<Self> {
+        self.try_clone()
+    }
+
+    fn set_nonblocking(&self, nonblocking: bool) -> std::io::Result<()> {
+        self.set_nonblocking(nonblocking)
+    }
+
+    fn shutdown(&self, how: std::net::Shutdown) -> std::io::Result<()> {
+        self.shutdown(how)
+    }
+}
+
+/// The results of the workers of this process.
+fn join<T, E>(guards: WorkerGuards<thread::Result<Result<T, E>>>) -> Result<Vec<T>, E>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    let outcomes = guards.join();
     let outcome = |joined: Result<_, String>| match joined {
         Ok(Ok(result)) => result,
         Ok(Err(panic)) => resume_unwind(panic),

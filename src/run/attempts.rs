@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::report::{InputTrouble, Known, Record};
 use super::{BadFile, Outcome, Refused, Report, Request, drive, runtime, to_json};
-use crate::dataflow::execute;
+use crate::dataflow::{execute, execute_over};
 use crate::store::{IoRuntime, Output, StoreCounts};
 
 /// What all workers of one attempt share.
@@ -93,6 +93,7 @@ pub(super) fn run_on(runtime: IoRuntime, mut request: Request) -> (Result<Outcom
     let report = Report::new(&request.spec, record.known(), &result, times, runtime.counts());
     // A run that is published already leaves no trace.
     if report.outcome != "already_published"
+        && request.is_first_process()
         && let Err(error) = write(&runtime, &request, &report)
     {
         tracing::warn!(error = format!("{error:#}"), "the report is not written");
@@ -100,13 +101,34 @@ pub(super) fn run_on(runtime: IoRuntime, mut request: Request) -> (Result<Outcom
     (result, report)
 }
 
+/// The report of a run whose processes were lost, so that none of them could write it.
+pub fn report_lost(request: Request, error: anyhow::Error) -> Report {
+    let now = (request.clock)();
+    let known = Known { run_id: request.run_id.clone(), ..Known::default() };
+    let report = |counts| Report::new(&request.spec, known, &Err(error), (now, now), counts);
+    let Ok(runtime) = runtime(&request.spec) else { return report(StoreCounts::default()) };
+    let report = report(runtime.counts());
+    if let Err(error) = write(&runtime, &request, &report) {
+        tracing::warn!(error = format!("{error:#}"), "the report is not written");
+    }
+    report
+}
+
 fn run_once(attempt: Attempt) -> Result<Outcome> {
     attempt.record.note(|known| {
         let (run_id, attempts) = (attempt.request.run_id.clone(), known.attempts + 1);
         *known = Known { run_id, attempts, ..Known::default() };
     });
-    let outcomes = execute(attempt.request.workers, move |shell| drive(shell, &attempt))?;
-    Ok(outcomes.into_iter().next().expect("there is a worker"))
+    let Some(cluster) = attempt.request.cluster.clone() else {
+        let outcomes = execute(attempt.request.workers, move |shell| drive(shell, &attempt))?;
+        return Ok(outcomes.into_iter().next().expect("there is a worker"));
+    };
+    let mesh = cluster.seat.form()?;
+    (cluster.formed)(mesh.epoch);
+    let (links, watch) = mesh.watch(cluster.pulse.clone(), cluster.limits, cluster.lost)?;
+    let outcome = execute_over(links, cluster.seat.index, move |shell| drive(shell, &attempt));
+    drop(watch);
+    outcome
 }
 
 /// A store that is in trouble has cost enough time already.

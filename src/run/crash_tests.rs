@@ -79,6 +79,7 @@ fn run_over(runtime: &IoRuntime, store: FaultStore, run_id: &str) -> Result<Outc
         clock: || 1_790_000_000_000_000,
         run_id: run_id.to_owned(),
         observer: Arc::new(Silent),
+        cluster: None,
     };
     attempts::run_on(runtime.clone(), request).0
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use anyhow::anyhow;
 
 use super::planning::BadFile;
+use crate::cluster::ClusterError;
 use crate::dataflow::AgreeError;
 use crate::job::SpecError;
 use crate::store::{ListError, PublishError, ReadError, UrlError};
@@ -152,6 +153,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref::<UrlError>() {
         return Some(error.exit_code());
+    }
+    if let Some(error) = cause.downcast_ref::<ClusterError>() {
+        return Some(if error.is_temporary() { code::TEMPORARY } else { code::CONFIG });
     }
     if cause.is::<SpecError>() {
         return Some(code::CONFIG);

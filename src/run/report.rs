@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{BadFile, Outcome, code, exit_code, instruction_set, refused, rfc3339};
+use crate::dataflow::Shell;
 use crate::job::Spec;
 use crate::job::plan::{FilePlan, Plan, SourcePlan};
 use crate::store::{Current, Gate, PublishedFile, Stage, StoreCounts};
@@ -20,7 +21,7 @@ pub(super) struct Record {
 }
 
 /// What a run can begin anew after.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum InputTrouble {
     /// A file is another than when the run was planned.
     Replaced,
@@ -62,6 +63,16 @@ impl Record {
         if trouble.is_some() {
             *self.input.lock().expect("no thread panics while it writes a record") = trouble;
         }
+    }
+
+    /// Makes what any process found known to all.
+    pub(super) fn share_input(&self, shell: &mut Shell) {
+        let input = || self.input.lock().expect("no thread panics while it writes a record");
+        let encoded = serde_json::to_vec(&*input()).expect("plain data can be written as JSON");
+        let found = shell.collectives.all_gather(encoded.into());
+        let mut found = found.iter().map(|part| serde_json::from_slice(part));
+        let found = found.find_map(|trouble| trouble.expect("a peer sends what is wrong"));
+        *input() = found;
     }
 
     /// What was wrong with the input since this was asked.

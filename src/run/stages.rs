@@ -28,7 +28,7 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
         known.as_of = Some(as_of);
     });
     check_rows(worker, output, date, prepared.rows_used)?;
-    let path = RunPath::new(date, &job.request.run_id);
+    let path = RunPath::new(date, job.run_id);
     let ids = IdTypes { user: job.plan.user_id_type, item: job.plan.item_id_type };
     let has_times = job.plan.has_times();
     let tables = Tables { output, path: &path, ids, has_times };
@@ -66,7 +66,7 @@ fn prepare_histories(
     let counts = prepare::agree_on_counts(worker, prepare::counts(&scan));
     worker.note(|known| known.counts = counts.as_json());
     check_rejects(plan, &counts)?;
-    let until_us = plan.as_of_us.unwrap_or(job.attempt.started_at_us);
+    let until_us = plan.as_of_us.unwrap_or(job.started_at_us);
     if plan.as_of_us.is_none() && counts.newest_us > until_us + DAY_US {
         let newest = rfc3339(counts.newest_us);
         let note = format!("the newest event is of {newest}, and as_of follows it; give --date");
@@ -202,7 +202,7 @@ fn time_of(time_us: i64) -> Option<String> {
 
 /// The end of the history that counts; now for logs without times.
 fn as_of_us(job: &Job<'_>, calendar: &Calendar) -> i64 {
-    if job.plan.has_times() { calendar.as_of_us } else { job.attempt.started_at_us }
+    if job.plan.has_times() { calendar.as_of_us } else { job.started_at_us }
 }
 
 /// The day the result is for: the flag, else the day before `as_of`, else today.
@@ -503,11 +503,10 @@ fn manifest(
     counts: Map<String, Value>,
 ) -> Manifest {
     let plan = &worker.job.plan;
-    let request = worker.job.request;
     let logs = plan.sources.iter().flat_map(|source| &source.files);
     Manifest {
         format: crate::store::FORMAT,
-        run_id: request.run_id.clone(),
+        run_id: worker.job.run_id.to_owned(),
         logical_date: date.to_string(),
         as_of: rfc3339(as_of_us(worker.job, calendar)),
         spec_sha256: sha256_hex(plan.spec.resolved().as_bytes()),
@@ -525,7 +524,7 @@ fn manifest(
         gates: worker.gates.clone(),
         stages: worker.stages.clone(),
         delta: plan.spec.output.delta,
-        nonce: request.run_id.clone(),
+        nonce: worker.job.run_id.to_owned(),
     }
 }
 
@@ -557,7 +556,7 @@ fn publish(
     let current = worker.shell.collectives.broadcast(0, first);
     let current: Current =
         serde_json::from_slice(&current).context("the commit of process 0 cannot be read")?;
-    if current.run_id != request.run_id {
+    if current.run_id != worker.job.run_id {
         return Ok(Outcome::AlreadyPublished { current });
     }
     Ok(Outcome::Published { current, manifest: Box::new(manifest) })

@@ -85,9 +85,9 @@ impl Output {
         for (table, files) in manifest.tables() {
             self.put(&path.table_manifest(table), self.url_lines(&files))?;
         }
-        let (path, bytes) = (path.manifest(), to_json(manifest));
+        let (path, mut bytes) = (path.manifest(), to_json(manifest));
         if let Created::Theirs = self.create_object(&path, &bytes)? {
-            return Err(PublishError::RunTaken { path: self.url_of(&path) });
+            bytes = self.begun(&path, manifest)?;
         }
         let sha256 = sha256_hex(&bytes);
         let entry = LogEntry::publication(manifest, &path, &sha256, published_at);
@@ -109,6 +109,16 @@ impl Output {
         };
         self.follow_log()?;
         Ok(published)
+    }
+
+    /// The manifest at `path`, where it is of this very run: cut off after it wrote that, and started
+    /// again. Only the times of its stages are others.
+    fn begun(&self, path: &str, manifest: &Manifest) -> Result<Bytes, PublishError> {
+        let taken = || PublishError::RunTaken { path: self.url_of(path) };
+        let bytes = self.get(path)?.ok_or_else(taken)?;
+        let found: Manifest = serde_json::from_slice(&bytes).map_err(|_| taken())?;
+        let same = Manifest { stages: found.stages.clone(), ..manifest.clone() };
+        if found == same { Ok(bytes) } else { Err(taken()) }
     }
 
     /// Adds `entry` as the next generation, whichever that turns out to be, unless `settled` finds

@@ -287,10 +287,15 @@ impl Shop {
 
     /// Runs a command that must work, and gives what it needed.
     fn needs_of(&self, args: &[&str]) -> BTreeSet<Need> {
+        self.needs_until(0, args)
+    }
+
+    /// Runs a command that must end with `code`, and gives what it needed.
+    fn needs_until(&self, code: i32, args: &[&str]) -> BTreeSet<Need> {
         let proxy = FaultProxy::start(self.server.address(), |_| None);
         let before = self.server.keys("");
         let Output { status, stderr, .. } = self.sandbox.tidemill_in(&proxy.environment(), args);
-        assert!(status.success(), "{args:?}: {}", String::from_utf8_lossy(&stderr));
+        assert_eq!(status.code(), Some(code), "{args:?}: {}", String::from_utf8_lossy(&stderr));
         let after: BTreeSet<String> = self.server.keys("").into_iter().collect();
         // Keys of bulk deletions are in their bodies: what was there, or was written, and is gone.
         let requests = proxy.requests();
@@ -330,6 +335,8 @@ fn policies_grant_what_the_commands_ask_of_a_store_and_no_more() {
     for k in ["top_k.k=5", "top_k.k=4", "top_k.k=3"] {
         needs.extend(shop.needs_of(&["run", "job.toml", "--set", k]));
     }
+    let too_early = ["run", "job.toml", "--as-of", "2001-01-01"];
+    needs.extend(shop.needs_until(66, &too_early));
     let not_in_a_quiet_run = [
         ("s3:AbortMultipartUpload", "runs/*"),
         ("s3:AbortMultipartUpload", "tables/*"),

@@ -4,15 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each layer may import from the crate.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("types", &[]),
     ("kernels", &["types"]),
     ("schema", &["types"]),
     ("job", &["types", "kernels", "schema"]),
     ("store", &["types", "schema"]),
-    ("dataflow", &["types", "kernels"]),
-    ("run", &["types", "kernels", "schema", "job", "store", "dataflow"]),
-    ("cli", &["types", "kernels", "schema", "job", "store", "run"]),
+    ("cluster", &[]),
+    ("dataflow", &["types", "kernels", "cluster"]),
+    ("run", &["types", "kernels", "schema", "job", "store", "cluster", "dataflow"]),
+    ("cli", &["types", "kernels", "schema", "job", "store", "cluster", "run"]),
 ];
 
 /// Libraries, and the layers that may name them.

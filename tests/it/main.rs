@@ -16,6 +16,7 @@ mod jobsim;
 mod kubernetes;
 mod layers;
 mod oracle;
+mod processes;
 mod real_logs;
 mod s3;
 mod s3_jobs;

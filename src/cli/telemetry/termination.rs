@@ -25,7 +25,7 @@ pub(in crate::cli) fn refused(error: &anyhow::Error) {
 }
 
 /// Tells how a run ended.
-pub(super) fn ended(report: &Report) {
+pub(in crate::cli) fn ended(report: &Report) {
     let mut line = json!({
         "code": report.exit_code,
         "kind": report.kind,
