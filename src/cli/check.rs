@@ -24,7 +24,7 @@ pub(super) struct CheckArgs {
 pub(super) fn run(args: &CheckArgs) -> Result<()> {
     let spec = args.spec.load()?;
     let runtime = run::runtime(&spec)?;
-    let plan = run::plan(&runtime, &spec, &args.spec.base(), &args.spec.flags()?)?;
+    let plan = run::plan(&runtime, &spec, &args.spec.base(), &args.spec.flags(&spec)?)?;
     let n_files: usize = plan.sources.iter().map(|source| source.files.len()).sum();
     match args.json {
         true => print(&serde_json::to_string_pretty(&json!({

@@ -17,6 +17,7 @@ mod generate;
 #[cfg(test)]
 mod generate_tests;
 mod init;
+mod logical_date;
 mod plan;
 mod processes;
 mod progress;
@@ -119,7 +120,8 @@ struct SpecArgs {
     /// Override any key of the spec: --set top_k.k=20 --set events.0.url=log/
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// The day the result is for, such as 2026-11-22 [default: derived from as_of]
+    /// The day the result is for, such as 2026-11-22, or from-job-name for the day before a
+    /// CronJob's job was due (TIDEMILL_JOB_NAME) [default: TIDEMILL_DATE, else derived from as_of]
     #[arg(long, value_name = "DATE")]
     date: Option<String>,
     /// The run's "now": later events do not count [default: end of --date, else the newest event]
@@ -161,7 +163,7 @@ impl SpecArgs {
         folder.unwrap_or(Path::new(".")).to_owned()
     }
 
-    fn flags(&self) -> Result<PlanFlags> {
+    fn flags(&self, spec: &Spec) -> Result<PlanFlags> {
         if let Some(share) = self.sample_users
             && !(share > 0.0 && share <= 1.0)
         {
@@ -170,7 +172,7 @@ impl SpecArgs {
             )));
         }
         Ok(PlanFlags {
-            date: self.date.clone(),
+            date: logical_date::date(self.date.as_deref(), spec, clock::now_us())?,
             as_of: self.as_of.clone(),
             sample_users: self.sample_users,
         })

@@ -60,7 +60,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<()> {
     let spec = args.spec.load()?;
     let runtime = run::runtime(&spec)?;
     let base = args.spec.base();
-    let plan = run::plan(&runtime, &spec, &base, &args.spec.flags()?)?;
+    let plan = run::plan(&runtime, &spec, &base, &args.spec.flags(&spec)?)?;
     let threads = args.threads.unwrap_or_else(default_threads).max(1);
     let cluster = Cluster { processes: usize::from(args.processes), threads };
     let memory = predicted_memory(&plan, cluster);

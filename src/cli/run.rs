@@ -136,7 +136,8 @@ fn request(args: &RunArgs, worker: Option<&Worker>) -> Result<Request> {
             "--threads {threads} is out of range; write 1 to 1024"
         )));
     }
-    let (spec, flags) = (args.spec.load()?, args.spec.flags()?);
+    let spec = args.spec.load()?;
+    let flags = args.spec.flags(&spec)?;
     let mut observer = progress::observer(args.json || worker.is_some_and(|of| of.index > 0));
     let mut cluster = None;
     if let Some(worker) = worker {

@@ -45,7 +45,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
     let published = Published::current(output)?;
     let shown = match (&args.user, &args.item) {
         (Some(user), _) => {
-            let plan = run::plan(&runtime, &spec, &args.spec.base(), &args.spec.flags()?)?;
+            let plan = run::plan(&runtime, &spec, &args.spec.base(), &args.spec.flags(&spec)?)?;
             let mut events = run::events_of_user(&runtime, &plan, &args.spec.base(), user)?;
             events.truncate(args.events);
             show_user(&published, user, &events, args.json)?

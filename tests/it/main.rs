@@ -13,6 +13,8 @@ mod fixture;
 mod gates;
 mod input_policy;
 mod jobs;
+mod jobsim;
+mod kubernetes;
 mod layers;
 mod oracle;
 mod plan;
