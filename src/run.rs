@@ -26,6 +26,10 @@ use crate::store::{
 
 mod als;
 mod attempts;
+mod checkpoint;
+mod checkpoint_parts;
+#[cfg(test)]
+mod checkpoint_tests;
 mod counts;
 #[cfg(test)]
 mod crash_tests;
@@ -37,6 +41,7 @@ mod memory;
 mod memory_tests;
 mod models;
 mod planning;
+mod predict;
 mod prepare;
 mod refused;
 mod report;
@@ -56,12 +61,17 @@ pub use counts::{Rejected, ScanCounts};
 pub use history::{UserEvent, events_of_user};
 pub use memory::{MemoryEstimate, predicted_memory};
 pub use planning::{BadFile, PlanFlags, plan};
+pub use predict::{
+    COSTS, Cluster, Hints, Measured, Prediction, Sizes, SizesFrom, StagePrediction, UnitCosts,
+    fitted, predict, sizes,
+};
 pub use refused::{Refused, code, exit_code};
 pub use report::{InputSummary, Report};
 pub use search::{Hit, nearest};
 pub use vectors::scaled_to_one;
 
 use attempts::Attempt;
+use checkpoint::Checkpoints;
 use gates::Looked;
 use report::{Known, Record};
 
@@ -106,6 +116,8 @@ pub struct Request {
     pub force: bool,
     /// Publish to a store that would let two runs overwrite each other.
     pub unsafe_single_writer: bool,
+    /// Keep checkpoints also where the spec has no section `[checkpoints]`.
+    pub checkpoints_by_default: bool,
     /// Now, in microseconds since 1970: for `published_at` and reports, never for results.
     pub clock: fn() -> i64,
     /// A name that was never used before, except by a run that this one goes on with after it was cut
@@ -114,7 +126,7 @@ pub struct Request {
     /// Told about progress, on the first worker of each process.
     pub observer: Arc<dyn Observer>,
     /// This process's place among several; none for a run in one process.
-    pub cluster: Option<Arc<Cluster>>,
+    pub cluster: Option<Arc<ClusterSeat>>,
 }
 
 impl Request {
@@ -125,7 +137,7 @@ impl Request {
 }
 
 /// One process's place in a cluster.
-pub struct Cluster {
+pub struct ClusterSeat {
     /// Who it is, and how it finds the others.
     pub seat: Seat,
     /// When it gives up on them.
@@ -224,6 +236,9 @@ struct Worker<'a> {
     pool: &'a rayon::ThreadPool,
     stages: Vec<Stage>,
     gates: Vec<Gate>,
+    checkpoints: Option<Checkpoints>,
+    /// Whether the stage under way goes on from a checkpoint.
+    resumed: bool,
 }
 
 impl Worker<'_> {
@@ -234,22 +249,39 @@ impl Worker<'_> {
         total: Option<(u64, &'static str)>,
         work: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
-        self.job.observer.begin(name, total);
-        self.note(|known| known.stage = Some(name.to_owned()));
+        self.begin(name, total);
         let start = Instant::now();
         let result = work(self);
         let result = self.agree(result)?;
+        self.end(name, start);
+        Ok(result)
+    }
+
+    fn begin(&mut self, name: &str, total: Option<(u64, &'static str)>) {
+        self.job.observer.begin(name, total);
+        self.note(|known| known.stage = Some(name.to_owned()));
+    }
+
+    fn end(&mut self, name: &str, start: Instant) {
         let seconds = start.elapsed().as_secs_f64();
         let moved = self.shell.collectives.take_bytes_moved();
         let bytes_moved =
             moved.broadcast + moved.all_gather + moved.all_to_all + moved.all_reduce + moved.agree;
         let mut more = Map::new();
         more.insert("bytes_moved".into(), json!(bytes_moved));
+        if let Some((bytes, seconds)) = self.take_checkpoint_cost() {
+            more.insert("checkpoint_bytes".into(), json!(bytes));
+            more.insert("checkpoint_seconds".into(), json!(seconds));
+        }
+        let resumed = std::mem::take(&mut self.resumed);
+        if resumed {
+            more.insert("resumed".into(), json!(true));
+        }
         self.stages.push(Stage { name: name.to_owned(), seconds, more });
-        self.job.observer.end(name, seconds, "");
+        let note = if resumed { "resumed from a checkpoint" } else { "" };
+        self.job.observer.end(name, seconds, note);
         let stages = self.stages.clone();
         self.note(|known| known.stages = stages);
-        Ok(result)
     }
 
     /// Adds to what is known of the run, on the first worker.
@@ -275,9 +307,28 @@ impl Worker<'_> {
         first.map_or(Ok(()), Err)
     }
 
-    /// Adds to what the manifest says of the last stage.
-    fn report(&mut self, more: Map<String, Value>) {
-        let stage = self.stages.last_mut().expect("a stage has run");
+    /// Makes the bytes that the stages from `first` on moved those of all processes, and sets beside
+    /// them what was to be expected of a run of such sizes.
+    fn account_for_bytes(&mut self, first: usize, manifest: &Manifest) -> Result<()> {
+        let moved = |stage: &Stage| stage.more.get("bytes_moved").and_then(Value::as_i64);
+        let moved = self.stages[first..].iter().map(|stage| moved(stage).unwrap_or(0)).collect();
+        let sums = self.shell.collectives.all_reduce_sum(moved)?;
+        for (stage, sum) in self.stages[first..].iter_mut().zip(sums) {
+            stage.more.insert("bytes_moved".to_owned(), json!(sum));
+        }
+        if let Some(sizes) = Sizes::of_manifest(manifest) {
+            let (stages, peers) = (&mut self.stages[first..], self.shell.peers);
+            predict::note_predicted(stages, &self.job.plan, &sizes, peers);
+        }
+        let stages = self.stages.clone();
+        self.note(|known| known.stages = stages);
+        Ok(())
+    }
+
+    /// Adds to what the manifest says of a stage that has run.
+    fn report(&mut self, name: &str, more: Map<String, Value>) {
+        let mut stages = self.stages.iter_mut().rev();
+        let stage = stages.find(|stage| stage.name == name).expect("the stage has run");
         stage.more.extend(more);
     }
 }
@@ -373,7 +424,9 @@ fn drive_stages(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
         Job { plan, logs, threads, attempt, request, runtime, observer, started_at_us, run_id };
     let stages = vec![Stage { name: "plan".to_owned(), seconds, more: Map::new() }];
     note(&|known| known.stages = stages.clone());
-    let mut worker = Worker { shell, job: &job, pool: &pool, stages, gates: Vec::new() };
+    let checkpoints = checkpoint::open(shell, attempt, &output, &job.plan, &fingerprint)?;
+    let (gates, resumed) = (Vec::new(), false);
+    let mut worker = Worker { shell, job: &job, pool: &pool, stages, gates, checkpoints, resumed };
     let long_enough = gates::rows_per_log(&job.plan);
     worker.pass(long_enough)?;
     stages::all(&mut worker, &output, &fingerprint)
@@ -399,8 +452,9 @@ struct Go {
 
 /// Process 0 looks and plans; everybody gets the same answer.
 fn start(shell: &mut Shell, attempt: &Attempt, output: &Output) -> Result<Start> {
+    let cluster = Cluster { processes: shell.peers, threads: attempt.request.threads };
     let made = match shell.index {
-        0 => look_and_plan(attempt, output).and_then(|start| {
+        0 => look_and_plan(attempt, output, cluster).and_then(|start| {
             serde_json::to_vec(&start).map(Some).context("the plan cannot be written as JSON")
         }),
         _ => Ok(None),
@@ -411,7 +465,7 @@ fn start(shell: &mut Shell, attempt: &Attempt, output: &Output) -> Result<Start>
 }
 
 /// From what is cheap to what is not: listings, the log, a probe of the store, footers.
-fn look_and_plan(attempt: &Attempt, output: &Output) -> Result<Start> {
+fn look_and_plan(attempt: &Attempt, output: &Output, cluster: Cluster) -> Result<Start> {
     let Attempt { request, runtime, left_out, .. } = attempt;
     let Request { spec, base, flags, .. } = request;
     let frozen = planning::freeze(runtime, spec, base, flags)?;
@@ -422,6 +476,7 @@ fn look_and_plan(attempt: &Attempt, output: &Output) -> Result<Start> {
     {
         // A run that died between its commit and what follows it is repaired on the way.
         output.follow_log()?;
+        checkpoint::forget(attempt, output, &fingerprint);
         let is_ours = current.run_id == request.run_id;
         let manifest = is_ours.then(|| output.read_manifest(&current).map(Box::new)).transpose()?;
         return Ok(Start::Already(current, manifest));
@@ -431,7 +486,7 @@ fn look_and_plan(attempt: &Attempt, output: &Output) -> Result<Start> {
         output.probe(&request.run_id)?;
     }
     let plan = frozen.plan(runtime, spec, base, flags, left_out)?;
-    memory::check(&plan, request.threads)?;
+    memory::check(&plan, cluster)?;
     let (run_id, started_at_us) = (request.run_id.clone(), attempt.started_at_us);
     Ok(Start::Go(Box::new(Go { plan, fingerprint, run_id, started_at_us })))
 }

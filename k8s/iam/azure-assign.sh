@@ -16,7 +16,8 @@ reads="((!(ActionMatches{'$blobs/read'} AND SubOperationMatches{'Blob.List'})
 
 publishes="$reads
     AND (!(ActionMatches{'$blobs/write'}) OR $path StringLike 'nightly/*')
-    AND (!(ActionMatches{'$blobs/delete'}) OR $path StringLike 'nightly/_probe/*'
+    AND (!(ActionMatches{'$blobs/delete'}) OR $path StringLike 'nightly/_checkpoints/*'
+    OR $path StringLike 'nightly/_probe/*'
     OR $path StringEquals 'nightly/current.json')"
 
 collects="$reads
@@ -24,7 +25,7 @@ collects="$reads
     OR $path StringLike 'nightly/manifests/*' OR $path StringLike 'nightly/tables/*/_delta_log/*'
     OR $path StringEquals 'nightly/current.json')
     AND (!(ActionMatches{'$blobs/delete'}) OR $path StringLike 'nightly/_log/*.snapshot.json'
-    OR $path StringLike 'nightly/_failed/*'
+    OR $path StringLike 'nightly/_checkpoints/*' OR $path StringLike 'nightly/_failed/*'
     OR $path StringLike 'nightly/_probe/*' OR $path StringLike 'nightly/runs/*'
     OR $path StringLike 'nightly/tables/*/logical_date=*/run_id=*/*'
     OR $path StringEquals 'nightly/current.json')"

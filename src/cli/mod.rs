@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::job::{self, Spec};
 use crate::run::{PlanFlags, Refused};
 
+mod calibrate;
 mod check;
 mod clock;
 mod generate;
@@ -39,7 +40,7 @@ mod telemetry;
     after_help = "\
 Start here:
   tidemill run jobs/quickstart.toml            the whole job on a small log that comes with the project
-  tidemill plan jobs/quickstart.toml           what a run would read and how much memory it needs
+  tidemill plan jobs/quickstart.toml           what a run would read, and the memory and time it takes
   tidemill show jobs/quickstart.toml --user u000000001    one user's list beside their history
   tidemill init log/ --out mine.toml           a commented spec that fits your log
 
@@ -61,6 +62,7 @@ enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Plan(plan::PlanArgs),
+    Calibrate(calibrate::CalibrateArgs),
     Show(show::ShowArgs),
     Search(search::SearchArgs),
     Runs(published_runs::RunsArgs),
@@ -82,6 +84,7 @@ pub fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Run(args) => return run::run(args),
         Command::Check(args) => check::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Calibrate(args) => calibrate::run(args),
         Command::Show(args) => show::run(args),
         Command::Search(args) => search::run(args),
         Command::Runs(args) => published_runs::runs(args),

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::clock;
 use crate::cluster::{Hosts, Key, Limits, Lost, Parent, Policy, Pulse, Seat, Verdict, supervise};
 use crate::job::Spec;
-use crate::run::{self, Cluster, Observer, PlanFlags, Refused, code};
+use crate::run::{self, ClusterSeat, Observer, PlanFlags, Refused, code};
 
 /// Several processes
 #[derive(Clone, Debug, Args)]
@@ -303,7 +303,7 @@ impl Worker {
         flags: &PlanFlags,
         options: &str,
         pulse: Arc<Pulse>,
-    ) -> Result<Arc<Cluster>> {
+    ) -> Result<Arc<ClusterSeat>> {
         let digest = |parts: &[&str]| -> [u8; 32] { Sha256::digest(parts.join("\n")).into() };
         let seat = Seat {
             index: self.index,
@@ -329,7 +329,7 @@ impl Worker {
             }
         };
         let lost = |lost: Lost| leave(code::TEMPORARY, &lost.to_string());
-        Ok(Arc::new(Cluster { seat, limits: self.limits, pulse, formed, lost }))
+        Ok(Arc::new(ClusterSeat { seat, limits: self.limits, pulse, formed, lost }))
     }
 }
 

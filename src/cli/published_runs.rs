@@ -243,7 +243,7 @@ pub(super) fn rollback(args: &RollbackArgs) -> Result<()> {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Kept are the newest publications that are not withdrawn (--keep), what readers see, and every run that began less than
---grace-hours ago, so make that longer than a run ever takes. Parts of uploads that were never
+--grace-hours ago, so make that longer than a run ever takes. Checkpoints go that long after the last was saved. Parts of uploads that were never
 completed are not listed by stores in a common way; let the bucket's lifecycle rules abort them.
 
 Examples:
@@ -298,6 +298,9 @@ fn collected(found: &Collection, deleted: bool) -> String {
     let never = found.unpublished_runs.iter().map(|run| (run, "never published"));
     for (run, what) in named.chain(never) {
         let _ = write!(out, "\n  {run}  {what}");
+    }
+    for fingerprint in &found.checkpoints {
+        let _ = write!(out, "\n  {fingerprint}  checkpoints");
     }
     if !deleted {
         out += "\n--delete removes them";

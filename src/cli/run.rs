@@ -155,6 +155,7 @@ fn request(args: &RunArgs, worker: Option<&Worker>) -> Result<Request> {
         publish: !args.no_publish,
         force: args.force,
         unsafe_single_writer: args.unsafe_single_writer,
+        checkpoints_by_default: worker.is_some(),
         clock: clock::now_us,
         run_id: processes::run_id()?,
         observer,

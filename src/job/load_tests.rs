@@ -203,7 +203,7 @@ fn unknown_keys_at_every_level_are_named_in_full() {
         message,
         "in \"job.toml\": unknown key \"alt\", did you mean \"als\"?; known keys here: name, \
          time_zone, shards, events, items, users, deny, history, popularity, debias, \
-         item_neighbors, als, top_k, limits, gates, store, output"
+         item_neighbors, als, top_k, limits, gates, store, checkpoints, output"
     );
 }
 

@@ -3,7 +3,7 @@
 use crate::types::{Histories, ItemIdx};
 
 /// Appends `value` in groups of seven bits, lowest first.
-fn put(mut value: u64, out: &mut Vec<u8>) {
+pub(super) fn put(mut value: u64, out: &mut Vec<u8>) {
     while value >= 128 {
         out.push(value as u8 | 128);
         value >>= 7;

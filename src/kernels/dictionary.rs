@@ -104,6 +104,17 @@ pub fn encode_ids(ids: &Ids) -> Vec<u8> {
     }
 }
 
+/// Bytes that [`encode_ids`] takes.
+pub fn encoded_len(ids: &Ids) -> usize {
+    match ids {
+        Ids::Int(ids) => 8 * ids.len(),
+        Ids::Bytes(ids) => {
+            let (bytes, ends) = ids.parts();
+            8 + 8 * ends.len() + bytes.len()
+        }
+    }
+}
+
 /// The inverse of [`encode_ids`], for ids of the kind of `like`.
 ///
 /// # Panics
@@ -147,6 +158,7 @@ mod tests {
             prop_assert_eq!(&decode_ids(&encode_ids(&ints), &ints), &ints);
             let texts = strings(&texts);
             prop_assert_eq!(&decode_ids(&encode_ids(&texts), &texts), &texts);
+            prop_assert_eq!(encode_ids(&texts).len(), encoded_len(&texts));
         }
 
         #[test]

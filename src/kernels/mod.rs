@@ -7,6 +7,7 @@
 //! | kernel | what it computes | cost |
 //! |---|---|---|
 //! | [`event_rows`], [`dictionary`], [`codec`] | packed rows, item ids, coded histories | linear |
+//! | [`saved`] | results of stages as bytes that outlive their process | linear |
 //! | [`histories`], [`item_totals`] | events of a shard to histories, and sums per item | O(n log n) per shard |
 //! | [`decay`] | weight of an event, and its integer affinity under a half-life | O(1) per event |
 //! | [`popularity`] | order, ranks, shares and trend of items, from their integer sums | O(n log n) for the order |
@@ -33,6 +34,7 @@ pub mod histories;
 pub mod item_totals;
 pub mod neighbor_scores;
 pub mod popularity;
+pub mod saved;
 pub mod simd;
 pub mod synthetic;
 pub mod top_k;

@@ -11,6 +11,8 @@ use anyhow::{Result, anyhow};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
+use super::checkpoint::Sealed;
+use super::checkpoint_parts::{self as parts, FitState, SavedFit, Share};
 use super::prepare::{Prepared, owned_shards};
 use super::vectors::{Owners, VectorRows};
 use super::{Refused, Worker};
@@ -29,6 +31,9 @@ use crate::types::{Histories, Ids, ItemLists};
 
 /// Bytes of the sums of items that are held at once, of one kind.
 pub(super) const ITEM_SUMS_BYTES: u64 = 64 << 20;
+
+/// Checkpoints of a fit: `als-00005` is the one after the fifth iteration.
+const CHECKPOINT: &str = "als";
 
 /// Factors of all items, and of the users of this process.
 pub(super) struct Factors {
@@ -122,35 +127,24 @@ pub(super) fn factors(
     section: &Als,
 ) -> Result<Factors> {
     let mut fit = Fit::new(worker, prepared, section)?;
-    let mut losses: Vec<Loss> = Vec::new();
-    let observer = worker.job.observer;
-    for iteration in 1..=section.iterations {
-        let start = Instant::now();
-        let (gram_users, stopped_users) = fit.user_half(worker, iteration)?;
-        let stopped_items = fit.item_half(worker, &gram_users, iteration)?;
-        let loss = fit.loss(worker, &gram_users);
-        let stopped = match stopped_users + stopped_items {
-            0 => String::new(),
-            n => format!(", {n} rows stopped early"),
-        };
-        let seconds = start.elapsed().as_secs_f64();
-        let (full, observed) = (loss.full, loss.observed);
-        observer.note(
-            "als",
-            &format!(
-                "iteration {iteration}: loss {full:.6}, of observed {observed:.6}, \
-                 {seconds:.2} s{stopped}"
-            ),
-        );
-        observer.advance(1);
-        let before = losses.last().map_or(f64::INFINITY, |loss| loss.full);
+    let mut losses = fit.restore(worker);
+    while !is_done(section, &losses) {
+        let loss = fit.iterate(worker, losses.len() + 1)?;
         losses.push(loss);
-        let enough = |tolerance: f64| before - loss.full < tolerance * before;
-        if before.is_finite() && section.loss_tolerance.is_some_and(enough) {
-            break;
-        }
+        fit.save(worker, &losses, is_done(section, &losses));
     }
     fit.finish(worker, losses)
+}
+
+/// Whether these are the losses of all iterations.
+fn is_done(section: &Als, losses: &[Loss]) -> bool {
+    let enough = match losses {
+        [.., before, last] => section.loss_tolerance.is_some_and(|tolerance| {
+            before.full.is_finite() && before.full - last.full < tolerance * before.full
+        }),
+        _ => false,
+    };
+    enough || losses.len() >= section.iterations
 }
 
 /// A fit under way.
@@ -245,6 +239,65 @@ impl<'a> Fit<'a> {
             let place = std::mem::replace(&mut start, end)..end;
             (shard.shard, observed.users(shard, Some(fitted)), place)
         })
+    }
+
+    /// One pass over users and items; returns the loss after it.
+    fn iterate(&mut self, worker: &mut Worker<'_>, iteration: usize) -> Result<Loss> {
+        let start = Instant::now();
+        let (gram_users, stopped_users) = self.user_half(worker, iteration)?;
+        let stopped_items = self.item_half(worker, &gram_users, iteration)?;
+        let loss = self.loss(worker, &gram_users);
+        let stopped = match stopped_users + stopped_items {
+            0 => String::new(),
+            n => format!(", {n} rows stopped early"),
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        let (full, observed) = (loss.full, loss.observed);
+        let observer = worker.job.observer;
+        observer.note(
+            "als",
+            &format!(
+                "iteration {iteration}: loss {full:.6}, of observed {observed:.6}, \
+                 {seconds:.2} s{stopped}"
+            ),
+        );
+        observer.advance(1);
+        Ok(loss)
+    }
+
+    /// Goes on from the newest checkpoint; returns the losses of the iterations that are done.
+    fn restore(&mut self, worker: &mut Worker<'_>) -> Vec<Loss> {
+        let pool = worker.pool;
+        let read = |sealed: &Sealed<'_>| parts::read_fit(sealed, pool, self.state(&[]));
+        let Some(SavedFit { items, users, losses }) = worker.restore(CHECKPOINT, read) else {
+            return Vec::new();
+        };
+        (self.items, self.users) = (items, users);
+        worker.resumed = true;
+        let observer = worker.job.observer;
+        observer.note("als", &format!("resumed after iteration {}", losses.len()));
+        observer.advance(losses.len() as u64);
+        losses
+    }
+
+    /// Saves every so many iterations, and after the last one; a newer checkpoint takes the place of
+    /// the one before it.
+    fn save(&self, worker: &mut Worker<'_>, losses: &[Loss], is_last: bool) {
+        let every = worker.checkpoints.as_ref().map(|checkpoints| checkpoints.als_iterations);
+        if !every.is_some_and(|every| is_last || losses.len().is_multiple_of(every)) {
+            return;
+        }
+        let name = format!("{CHECKPOINT}-{:05}", losses.len());
+        let share = Share::of(worker);
+        let state = self.state(losses);
+        if worker.save(&name, |saving| parts::save_fit(&share, saving, state)) {
+            worker.remove_all_but(CHECKPOINT, &name);
+        }
+    }
+
+    fn state<'s>(&'s self, losses: &'s [Loss]) -> FitState<'s> {
+        let (shards, stride) = (self.prepared.shards.as_slice(), self.stride);
+        FitState { shards, stride, items: &self.items, users: &self.users, losses }
     }
 
     /// Solves for the users of this process; returns the Gram matrix of all users.

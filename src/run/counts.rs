@@ -21,6 +21,9 @@ pub struct ScanCounts {
     pub rows: u64,
     /// Row groups read.
     pub row_groups: u64,
+    /// Bytes of the rows that go on, packed.
+    #[serde(default)]
+    pub packed_bytes: u64,
     /// Rows that do not count although nothing is wrong with them.
     pub filtered: BTreeMap<String, u64>,
     /// Rows that cannot be used: by (url, row group, reason).
@@ -49,6 +52,7 @@ impl ScanCounts {
     pub fn merge(&mut self, other: &Self) {
         self.rows += other.rows;
         self.row_groups += other.row_groups;
+        self.packed_bytes += other.packed_bytes;
         other.filtered.iter().for_each(|(reason, count)| add(&mut self.filtered, reason, *count));
         for (event, count) in &other.unlisted_events {
             add(&mut self.unlisted_events, event, *count);

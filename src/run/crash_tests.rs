@@ -13,7 +13,7 @@ use crate::job;
 use crate::store::faults::{Fault, FaultStore, World};
 use crate::store::witness::{objects, violations};
 
-const SPEC: &str = r#"
+pub(super) const SPEC: &str = r#"
 name = "small"
 shards = 2
 [[events]]
@@ -56,7 +56,7 @@ fn log() -> Vec<u8> {
     bytes
 }
 
-fn world() -> (World, IoRuntime) {
+pub(super) fn world() -> (World, IoRuntime) {
     let (world, runtime) = (World::new(), IoRuntime::new().unwrap());
     let key = Key::from("log/a.parquet");
     let put = world.objects.put(&key, log().into());
@@ -66,8 +66,12 @@ fn world() -> (World, IoRuntime) {
 
 fn run_over(runtime: &IoRuntime, store: FaultStore, run_id: &str) -> Result<Outcome> {
     runtime.insert_bucket("s3://shop", Arc::new(store));
-    let spec = job::load(SPEC, "small.toml", &BTreeMap::new(), &[])?;
-    let request = Request {
+    attempts::run_on(runtime.clone(), request(SPEC, run_id)).0
+}
+
+pub(super) fn request(spec: &str, run_id: &str) -> Request {
+    let spec = job::load(spec, "small.toml", &BTreeMap::new(), &[]).unwrap();
+    Request {
         spec,
         base: PathBuf::new(),
         flags: PlanFlags::default(),
@@ -76,16 +80,16 @@ fn run_over(runtime: &IoRuntime, store: FaultStore, run_id: &str) -> Result<Outc
         publish: true,
         force: false,
         unsafe_single_writer: false,
+        checkpoints_by_default: false,
         clock: || 1_790_000_000_000_000,
         run_id: run_id.to_owned(),
         observer: Arc::new(Silent),
         cluster: None,
-    };
-    attempts::run_on(runtime.clone(), request).0
+    }
 }
 
 /// The tables of the run that readers see, without the run's id in their paths.
-fn published_tables(world: &World, when: &str) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn published_tables(world: &World, when: &str) -> BTreeMap<String, Vec<u8>> {
     let seen = objects(&world.objects, "out");
     let found = violations(&seen, "s3://shop/out/");
     assert!(found.is_empty(), "{when}: {found:#?}");

@@ -3,23 +3,31 @@
 use anyhow::{Result, anyhow};
 use serde::Serialize;
 
-use super::Refused;
 use super::als::ITEM_SUMS_BYTES;
+use super::predict::{self, Cluster};
+use super::{Refused, prepare, scan};
 use crate::job::plan::{FilePlan, Plan};
+use crate::job::spec::{HistoryWeights, ItemNeighbors};
 use crate::kernels::als::stride;
 use crate::types::IdType;
 
-/// Peak memory by stage, in bytes.
+/// Peak memory of a process by stage, in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct MemoryEstimate {
     /// What the process needs before it holds a row: code, threads, buffers of readers.
     pub base_bytes: u64,
     /// Packed rows while they are read and dealt to shards.
     pub scan_bytes: u64,
+    /// Packed rows on their way to the owners of their shards.
+    pub shuffle_bytes: u64,
     /// Histories, seen sets and the rows still packed while they are built.
     pub histories_bytes: u64,
-    /// Histories, their gathered copy, its transpose and the neighbor lists.
+    /// Histories and files being encoded.
+    pub popularity_bytes: u64,
+    /// Histories, the gathered copy of those of all processes, its transpose and the neighbor lists.
     pub item_neighbors_bytes: u64,
+    /// Histories, the neighbor lists and files being encoded.
+    pub write_neighbors_bytes: u64,
     /// Histories, neighbor lists, confidences by user and by item, factors and the sums of a chunk of
     /// items.
     pub als_bytes: u64,
@@ -29,7 +37,22 @@ pub struct MemoryEstimate {
     pub peak_bytes: u64,
 }
 
-/// How much there is of what a process holds.
+impl MemoryEstimate {
+    fn stages_mut(&mut self) -> [&mut u64; 8] {
+        [
+            &mut self.scan_bytes,
+            &mut self.shuffle_bytes,
+            &mut self.histories_bytes,
+            &mut self.popularity_bytes,
+            &mut self.item_neighbors_bytes,
+            &mut self.write_neighbors_bytes,
+            &mut self.als_bytes,
+            &mut self.top_k_bytes,
+        ]
+    }
+}
+
+/// How much there is of what processes hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     /// Rows between scan and histories.
@@ -49,64 +72,148 @@ impl Sizes {
         let owners = (rows / 10).max(1);
         Self { rows, items: owners, users: owners, pairs: rows }
     }
+
+    /// What the process with the most shards holds of it: all items, and its share of the rest.
+    fn of_largest(self, plan: &Plan, processes: usize) -> Self {
+        let shards = prepare::shards_of(plan.n_shards, processes).max().unwrap_or(0);
+        let share = |size: u64| {
+            let share = u128::from(size) * u128::from(shards) / u128::from(plan.n_shards.max(1));
+            share as u64 + u64::from(processes > 1)
+        };
+        Self {
+            rows: share(self.rows),
+            users: share(self.users),
+            pairs: share(self.pairs),
+            items: self.items,
+        }
+    }
 }
 
-/// The peak memory of a run in one process, as far as the plan tells.
+/// What a process holds: its own, and what it gathers of all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    /// Rows that it reads.
+    pub(super) rows_read: u64,
+    /// What it owns after the shuffle.
+    pub(super) own: Sizes,
+    /// What all processes own together.
+    pub(super) all: Sizes,
+}
+
+impl Held {
+    fn of_largest(plan: &Plan, all: Sizes, processes: usize) -> Self {
+        // Of a sample, the share of a process is that of its rows.
+        let read = scan::rows_by_process(plan, processes).into_iter().max().unwrap_or(0);
+        let whole: u64 = scan::rows_by_process(plan, 1).into_iter().sum();
+        let rows_read = u128::from(all.rows) * u128::from(read) / u128::from(whole.max(1));
+        Self { rows_read: rows_read as u64, own: all.of_largest(plan, processes), all }
+    }
+}
+
+/// The peak memory of each process of a run, as far as the plan tells.
 ///
 /// Rows are those of the footers of the files that are read, and of a sample of users its share.
 /// Nothing is known of users and items yet: both are taken for a tenth of the rows. The run looks
 /// again once it knows them, before the models begin.
-pub fn predicted_memory(plan: &Plan, threads: usize) -> MemoryEstimate {
-    estimate(plan, Sizes::assumed(plan), threads)
+pub fn predicted_memory(plan: &Plan, cluster: Cluster) -> MemoryEstimate {
+    estimate(plan, Held::of_largest(plan, Sizes::assumed(plan), cluster.processes), cluster)
 }
 
-fn estimate(plan: &Plan, sizes: Sizes, threads: usize) -> MemoryEstimate {
-    let Sizes { rows, items, users, pairs } = sizes;
-    let threads = threads as u64;
+/// The same where sizes are known, or believed to be.
+pub(super) fn predicted_of_sizes(
+    plan: &Plan,
+    sizes: &predict::Sizes,
+    cluster: Cluster,
+) -> MemoryEstimate {
+    let &predict::Sizes { rows, items, users, pairs, .. } = sizes;
+    let all = Sizes { rows, items, users, pairs };
+    estimate(plan, Held::of_largest(plan, all, cluster.processes), cluster)
+}
+
+/// Buffers of what is on its way, with several processes: the window of slices of both sides, and the
+/// copies that the wire makes.
+const EXCHANGE_BYTES: u64 = 96 << 20;
+
+fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
+    let Held { rows_read, own, all } = held;
+    let Sizes { rows, items, users, pairs } = own;
+    let threads = cluster.threads as u64;
+    // What only several processes hold.
+    let alone = cluster.processes == 1;
+    let shared = |bytes: u64| if alone { 0 } else { bytes };
     let text = |id_type: IdType| if id_type.is_int() { 0 } else { 16 };
     let id_bytes = plan.sources.iter().any(|source| source.columns.id.is_some());
     let row_bytes = 14 + text(plan.user_id_type) + if id_bytes { 12 } else { 0 };
     let files = plan.sources.iter().flat_map(|source| &source.files);
     let groups = files.flat_map(|file| &file.row_groups).map(|group| group.bytes);
     let largest_group = groups.max().unwrap_or(0);
-    let base_bytes = (96 << 20) + threads * (largest_group / 2 + (48 << 20));
+    let base_bytes =
+        (96 << 20) + threads * (largest_group / 2 + (48 << 20)) + shared(EXCHANGE_BYTES);
     let known = base_bytes + items * (80 + 2 * text(plan.item_id_type));
-    let scan_bytes = known + rows * row_bytes;
+    let scan_bytes = known + rows_read * row_bytes;
+    // The dictionary is merged from the parts of all processes.
+    let merged = shared(items * (16 + 2 * text(plan.item_id_type)));
+    let shuffle_bytes = known + merged + rows_read.max(rows) * row_bytes;
     let held = known + 16 * pairs + users * (48 + 2 * text(plan.user_id_type));
-    let shard_rows = (rows / u64::from(plan.n_shards)).max(1);
-    let histories_bytes = held + rows * row_bytes / 4 + threads * shard_rows.min(rows) * 100;
-    let listed = plan.spec.item_neighbors.as_ref().map_or(0, |section| {
-        let most = pairs.saturating_mul(20);
-        (items * section.n_neighbors as u64).min(most)
-    });
-    let item_neighbors_bytes = held + 8 * pairs + 12 * listed + threads * 4 * items;
+    let shard_rows = (all.rows / u64::from(plan.n_shards)).max(1);
+    // Sums of items are reduced and gathered.
+    let sums = shared(items * 112);
+    let histories_bytes = held + sums + rows * row_bytes / 4 + threads * shard_rows.min(rows) * 100;
+    let popularity_bytes = held + threads * TABLE_ROWS * 64;
+    let neighbors = plan.spec.item_neighbors.as_ref();
+    let (gathered, listed) = neighbors.map_or((0, 0), |of| neighbor_sizes(of, all, alone));
+    let of_neighbors = |bytes: u64| if neighbors.is_some() { bytes } else { 0 };
+    let lists = 12 * listed + shared(14 * listed) + threads * 4 * items;
+    let item_neighbors_bytes = of_neighbors(held + gathered + lists);
     let held = held + 12 * listed;
+    let write_neighbors_bytes = of_neighbors(held + 8 * listed + threads * TABLE_ROWS * 64);
     let row = plan.spec.als.as_ref().map_or(0, |als| 4 * stride(als.n_factors) as u64);
     let chunk = ITEM_SUMS_BYTES.min(items * row);
     let encoded = threads * 3 * row * TABLE_ROWS;
     let als_bytes = match row {
         0 => 0,
-        row => held + 12 * pairs + 8 * items + row * (items + 2 * users) + 5 * chunk + encoded,
+        row => {
+            let sums = 5 * chunk + shared(4 * chunk);
+            held + 12 * pairs + 8 * items + row * (items + 2 * users) + sums + encoded
+        }
     };
     let factors = if row == 0 { 0 } else { 4 * pairs + row * (2 * items + users) };
     let k = plan.spec.top_k.as_ref().map_or(0, |top_k| top_k.k as u64);
-    let users_at_once = (users / u64::from(plan.n_shards)).clamp(1, TABLE_ROWS);
+    let users_at_once = (all.users / u64::from(plan.n_shards)).clamp(1, TABLE_ROWS);
     let top_k_bytes = held + 8 * listed + factors + threads * (12 * items + 20 * k * users_at_once);
     // An allocator holds more than is in use: peaks varied by a fifth from run to run.
-    let held = |bytes: u64| bytes + bytes.saturating_sub(base_bytes) / 4;
-    let stages = [scan_bytes, histories_bytes, item_neighbors_bytes, als_bytes, top_k_bytes];
-    let stages = stages.map(held);
-    let peak_bytes = stages.into_iter().max().unwrap_or(0);
-    let [scan_bytes, histories_bytes, item_neighbors_bytes, als_bytes, top_k_bytes] = stages;
-    MemoryEstimate {
+    let with_slack = |bytes: u64| bytes + bytes.saturating_sub(base_bytes) / 4;
+    let mut estimate = MemoryEstimate {
         base_bytes,
         scan_bytes,
+        shuffle_bytes,
         histories_bytes,
+        popularity_bytes,
         item_neighbors_bytes,
+        write_neighbors_bytes,
         als_bytes,
         top_k_bytes,
-        peak_bytes,
+        peak_bytes: 0,
+    };
+    let mut peak_bytes = 0;
+    for stage in estimate.stages_mut() {
+        *stage = with_slack(*stage);
+        peak_bytes = peak_bytes.max(*stage);
     }
+    MemoryEstimate { peak_bytes, ..estimate }
+}
+
+/// Bytes of the histories of all processes, coded and decoded, by user and by item; and the number of
+/// entries of all lists, at most.
+fn neighbor_sizes(section: &ItemNeighbors, all: Sizes, alone: bool) -> (u64, u64) {
+    let (pair, coded) = match section.weights {
+        HistoryWeights::Binary => (8, 3),
+        HistoryWeights::Affinity => (24, 7),
+    };
+    let coded = if alone { 0 } else { coded * all.pairs + 9 * all.users };
+    let most = all.pairs.saturating_mul(20);
+    let listed = (all.items * section.n_neighbors as u64).min(most);
+    (pair * all.pairs + coded, listed)
 }
 
 /// Rows of a part that is encoded at once.
@@ -123,15 +230,15 @@ fn rows_held(plan: &Plan) -> u64 {
     }
 }
 
-/// Refuses a plan that may need more than `limits.memory_bytes_max`.
-pub(super) fn check(plan: &Plan, threads: usize) -> Result<()> {
-    check_estimate(plan, predicted_memory(plan, threads)).map(drop)
+/// Refuses a plan of which a process may need more than `limits.memory_bytes_max`.
+pub(super) fn check(plan: &Plan, cluster: Cluster) -> Result<()> {
+    check_estimate(plan, predicted_memory(plan, cluster)).map(drop)
 }
 
-/// Refuses a run that needs more than `limits.memory_bytes_max`, now that its sizes are known;
-/// returns the bound.
-pub(super) fn check_again(plan: &Plan, sizes: Sizes, threads: usize) -> Result<MemoryEstimate> {
-    check_estimate(plan, estimate(plan, sizes, threads))
+/// Refuses a run of which this process needs more than `limits.memory_bytes_max`, now that sizes are
+/// known; returns the bound.
+pub(super) fn check_again(plan: &Plan, held: Held, cluster: Cluster) -> Result<MemoryEstimate> {
+    check_estimate(plan, estimate(plan, held, cluster))
 }
 
 fn check_estimate(plan: &Plan, estimate: MemoryEstimate) -> Result<MemoryEstimate> {

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::memory::{MemoryEstimate, Sizes, check, check_again, predicted_memory};
-use super::{code, exit_code};
+use super::memory::{Held, MemoryEstimate, Sizes, check, check_again, predicted_memory};
+use super::{Cluster, code, exit_code};
 use crate::job::load;
 use crate::job::plan::{FilePlan, Plan, RowGroupPlan, SideTables, SourcePlan};
 use crate::job::spec::Als;
@@ -23,8 +23,13 @@ k = 20
 url = "out/"
 "#;
 
+/// One process.
+fn threads(threads: usize) -> Cluster {
+    Cluster { processes: 1, threads }
+}
+
 /// A plan of one log with so many rows.
-fn plan(n_rows: u64) -> Plan {
+pub(super) fn plan(n_rows: u64) -> Plan {
     let row_groups = vec![RowGroupPlan { rows: n_rows, bytes: 1 << 20 }];
     let file = FilePlan {
         key: "1.parquet".to_owned(),
@@ -65,41 +70,48 @@ fn plan(n_rows: u64) -> Plan {
     }
 }
 
-fn stages(of: &MemoryEstimate) -> [u64; 7] {
+/// What a process needs before it holds a row, every stage, and the peak.
+fn stages(of: &MemoryEstimate) -> [u64; 10] {
     let MemoryEstimate {
         base_bytes,
         scan_bytes,
+        shuffle_bytes,
         histories_bytes,
+        popularity_bytes,
         item_neighbors_bytes,
+        write_neighbors_bytes,
         als_bytes,
         top_k_bytes,
         peak_bytes,
     } = *of;
-    let models = [item_neighbors_bytes, als_bytes, top_k_bytes];
-    let [neighbors, als, top_k] = models;
-    [base_bytes, scan_bytes, histories_bytes, neighbors, als, top_k, peak_bytes]
+    let first = [base_bytes, scan_bytes, shuffle_bytes, histories_bytes, popularity_bytes];
+    let models = [item_neighbors_bytes, write_neighbors_bytes, als_bytes, top_k_bytes];
+    let [base, scan, shuffle, histories, popularity] = first;
+    let [neighbors, write, als, top_k] = models;
+    [base, scan, shuffle, histories, popularity, neighbors, write, als, top_k, peak_bytes]
 }
 
 /// Whether no stage of `more` is below that of `less`.
-fn at_least(more: &Plan, less: &Plan, threads: usize) -> bool {
-    let [more, less] = [more, less].map(|plan| stages(&predicted_memory(plan, threads)));
+fn at_least(more: &Plan, less: &Plan, n_threads: usize) -> bool {
+    let bound = |plan| stages(&predicted_memory(plan, threads(n_threads)));
+    let [more, less] = [more, less].map(bound);
     more.iter().zip(less).all(|(more, less)| *more >= less)
 }
 
 #[test]
 fn the_peak_is_that_of_the_largest_stage() {
     for n_rows in [0, 1, 1_000, 20_000_000, 5_000_000_000] {
-        let of = predicted_memory(&plan(n_rows), 2);
+        let of = predicted_memory(&plan(n_rows), threads(2));
         let [base, stages @ .., peak] = stages(&of);
         assert_eq!(stages.into_iter().max(), Some(peak));
-        let [scan, histories, neighbors, als, top_k] = stages;
-        assert!([scan, histories, neighbors, top_k].iter().all(|&stage| stage >= base), "{of:?}");
-        assert_eq!(als, 0, "a stage that does not run needs nothing");
+        assert_eq!(of.als_bytes, 0, "a stage that does not run needs nothing");
+        let mut others = stages.iter().filter(|&&stage| stage != 0);
+        assert!(others.all(|&stage| stage >= base), "{of:?}");
     }
     // A bound, not a guess: an empty run stays far below 1 GiB, and a row costs tens of bytes.
-    assert!(predicted_memory(&plan(0), 2).peak_bytes < 256 << 20);
+    assert!(predicted_memory(&plan(0), threads(2)).peak_bytes < 256 << 20);
     let rows = 20_000_000;
-    let per_row = (predicted_memory(&plan(rows), 2).peak_bytes) / rows;
+    let per_row = (predicted_memory(&plan(rows), threads(2)).peak_bytes) / rows;
     assert!((16..256).contains(&per_row), "{per_row} bytes a row");
 }
 
@@ -108,11 +120,13 @@ proptest! {
     fn more_of_anything_never_needs_less(
         n_rows in 0u64..1 << 36,
         more in 0u64..1 << 34,
-        threads in 1usize..64,
+        n_threads in 1usize..64,
+        processes in 1usize..20,
     ) {
         let small = plan(n_rows);
-        prop_assert!(at_least(&plan(n_rows + more), &small, threads), "rows");
-        let [one, two] = [threads, threads + 1].map(|n| stages(&predicted_memory(&small, n)));
+        prop_assert!(at_least(&plan(n_rows + more), &small, n_threads), "rows");
+        let [one, two] =
+            [n_threads, n_threads + 1].map(|n| stages(&predicted_memory(&small, threads(n))));
         prop_assert!(one.iter().zip(two).all(|(one, two)| *one <= two), "threads");
         let with = |change: &dyn Fn(&mut Plan)| {
             let mut plan = small.clone();
@@ -120,23 +134,47 @@ proptest! {
             plan
         };
         let neighbors = with(&|plan| plan.spec.item_neighbors.as_mut().unwrap().n_neighbors = 500);
-        prop_assert!(at_least(&neighbors, &small, threads), "neighbors");
+        prop_assert!(at_least(&neighbors, &small, n_threads), "neighbors");
         let lists = with(&|plan| plan.spec.top_k.as_mut().unwrap().k = 1_000);
-        prop_assert!(at_least(&lists, &small, threads), "k");
+        prop_assert!(at_least(&lists, &small, n_threads), "k");
         let als = with(&|plan| plan.spec.als = Some(Als::default()));
-        prop_assert!(at_least(&als, &small, threads), "factors");
-        prop_assert!(predicted_memory(&als, threads).als_bytes > 0);
+        prop_assert!(at_least(&als, &small, n_threads), "factors");
+        prop_assert!(predicted_memory(&als, threads(n_threads)).als_bytes > 0);
         let text = with(&|plan| plan.user_id_type = IdType::Utf8);
-        prop_assert!(at_least(&text, &small, threads), "ids of users");
+        prop_assert!(at_least(&text, &small, n_threads), "ids of users");
         let text = with(&|plan| plan.item_id_type = IdType::Utf8);
-        prop_assert!(at_least(&text, &small, threads), "ids of items");
+        prop_assert!(at_least(&text, &small, n_threads), "ids of items");
         let ids = with(&|plan| plan.sources[0].columns.id = Some("id".to_owned()));
-        prop_assert!(at_least(&ids, &small, threads), "ids of events");
+        prop_assert!(at_least(&ids, &small, n_threads), "ids of events");
         let wide = with(&|plan| plan.sources[0].files[0].row_groups[0].bytes <<= 10);
-        prop_assert!(at_least(&wide, &small, threads), "row groups");
+        prop_assert!(at_least(&wide, &small, n_threads), "row groups");
         let fewer = with(&|plan| plan.sample_users = Some(0.1));
-        prop_assert!(at_least(&small, &fewer, threads), "sampled users");
+        prop_assert!(at_least(&small, &fewer, n_threads), "sampled users");
+        // Two processes add buffers; from there on more of them never need more each.
+        let of = |processes| predicted_memory(&als, Cluster { processes, threads: n_threads });
+        let [some, more] = [1 + processes, 2 + 2 * processes].map(|n| stages(&of(n)));
+        prop_assert!(some.iter().zip(more).all(|(some, more)| *some >= more), "processes");
     }
+}
+
+/// Users are shared out, items are not.
+#[test]
+fn processes_share_what_belongs_to_users() {
+    let mut plan = plan(400_000_000);
+    plan.n_shards = 1024;
+    plan.spec.als = Some(Als::default());
+    plan.sources[0].files[0].row_groups =
+        vec![RowGroupPlan { rows: 1_000_000, bytes: 1 << 24 }; 400];
+    let of = |processes| predicted_memory(&plan, Cluster { processes, threads: 2 });
+    let (one, sixteen) = (of(1), of(16));
+    // A tenth of the rows are items: 40 M ids, and 40 M rows of 64 factors, everywhere.
+    let items = 40_000_000 * 80;
+    assert!(sixteen.scan_bytes < one.scan_bytes / 2);
+    assert!(sixteen.histories_bytes < one.histories_bytes / 4 * 3);
+    assert!(sixteen.als_bytes > items + 40_000_000 * 256);
+    assert!(sixteen.als_bytes < one.als_bytes / 3 * 2);
+    // Gathered histories are whole in each of them.
+    assert!(sixteen.item_neighbors_bytes > 400_000_000 * 8);
 }
 
 #[test]
@@ -146,12 +184,12 @@ fn what_is_not_read_is_not_held() {
     // The footers of files that are left out count for the shards alone.
     pruned.n_rows = all.n_rows;
     assert_eq!(
-        predicted_memory(&pruned, 2).peak_bytes,
-        predicted_memory(&plan(1_000_000), 2).peak_bytes
+        predicted_memory(&pruned, threads(2)).peak_bytes,
+        predicted_memory(&plan(1_000_000), threads(2)).peak_bytes
     );
     let mut sampled = all.clone();
     sampled.sample_users = Some(0.01);
-    let [all, sampled] = [all, sampled].map(|plan| predicted_memory(&plan, 2));
+    let [all, sampled] = [all, sampled].map(|plan| predicted_memory(&plan, threads(2)));
     let rows_of = |of: MemoryEstimate| of.peak_bytes - of.base_bytes;
     assert!(rows_of(sampled) < rows_of(all) / 50);
     assert_eq!(sampled.base_bytes, all.base_bytes);
@@ -160,11 +198,11 @@ fn what_is_not_read_is_not_held() {
 #[test]
 fn a_plan_over_the_limit_is_refused_with_what_helps() {
     let mut plan = plan(20_000_000);
-    let needed = predicted_memory(&plan, 2).peak_bytes;
+    let needed = predicted_memory(&plan, threads(2)).peak_bytes;
     plan.spec.limits.memory_bytes_max.0 = needed;
-    assert!(check(&plan, 2).is_ok(), "the limit itself is allowed");
+    assert!(check(&plan, threads(2)).is_ok(), "the limit itself is allowed");
     plan.spec.limits.memory_bytes_max.0 = needed - 1;
-    let error = check(&plan, 2).unwrap_err();
+    let error = check(&plan, threads(2)).unwrap_err();
     assert_eq!(exit_code(&error), code::CONFIG);
     let expected = format!(
         "the run may need {} MiB of memory and limits.memory_bytes_max is {} MiB; raise it, or \
@@ -173,16 +211,20 @@ fn a_plan_over_the_limit_is_refused_with_what_helps() {
         (needed - 1) >> 20
     );
     assert_eq!(format!("{error:#}"), expected);
-    assert!(check(&plan, 1).is_ok(), "a thread less needs less");
+    assert!(check(&plan, threads(1)).is_ok(), "a thread less needs less");
 }
 
 /// More items than the plan took for granted are found out before the models begin.
 #[test]
 fn real_sizes_are_checked_again() {
     let mut plan = plan(1_000_000);
-    plan.spec.limits.memory_bytes_max.0 = predicted_memory(&plan, 2).peak_bytes;
+    plan.spec.limits.memory_bytes_max.0 = predicted_memory(&plan, threads(2)).peak_bytes;
     let sizes = Sizes { rows: 0, items: 100_000, users: 100_000, pairs: 1_000_000 };
-    assert!(check_again(&plan, sizes, 2).is_ok());
-    let error = check_again(&plan, Sizes { items: 400_000, ..sizes }, 2).unwrap_err();
+    let held = |items| {
+        let own = Sizes { items, ..sizes };
+        Held { rows_read: 0, own, all: own }
+    };
+    assert!(check_again(&plan, held(100_000), threads(2)).is_ok());
+    let error = check_again(&plan, held(400_000), threads(2)).unwrap_err();
     assert_eq!(exit_code(&error), code::CONFIG);
 }

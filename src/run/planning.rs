@@ -104,7 +104,7 @@ impl Frozen {
     /// Hex digest of all that decides the bytes of the tables.
     ///
     /// Files outside of what can count are left out, so that tomorrow's folder does not make
-    /// yesterday's run a new one; nor do gates and how the store is reached.
+    /// yesterday's run a new one; nor do gates, checkpoints and how the store is reached.
     pub(super) fn fingerprint(&self, spec: &Spec, flags: &PlanFlags) -> String {
         let counts = |log: &'_ FrozenLog| -> Vec<InputFile> {
             let files = log.files.iter().zip(&log.pruned);
@@ -114,8 +114,12 @@ impl Frozen {
         let side = self.side_tables.iter().flatten().cloned();
         let input: Vec<_> =
             files.chain(side).map(|file| (file.url, file.bytes, file.etag)).collect();
-        let same_results =
-            Spec { store: Store::default(), gates: Gates::default(), ..spec.clone() };
+        let same_results = Spec {
+            store: Store::default(),
+            gates: Gates::default(),
+            checkpoints: None,
+            ..spec.clone()
+        };
         let decisive = json!({
             "spec": same_results.resolved(),
             "input": input,

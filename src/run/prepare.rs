@@ -10,7 +10,8 @@ use rayon::prelude::*;
 use super::counts::ScanCounts;
 use super::scan::{ScanContext, Scanned, Split, assigned, read_splits, splits};
 use super::{Job, Refused, Worker};
-use crate::dataflow::{Outgoing, windowed_source};
+use crate::dataflow::{BLOCK_BYTES, Outgoing, windowed_source};
+use crate::job::plan::Plan;
 use crate::kernels::dictionary::{decode_ids, encode_ids, merge_sorted, ranks};
 use crate::kernels::event_rows::EventRows;
 use crate::kernels::histories::{self, Calendar, Draft, Dropped, EventKind, Filtered};
@@ -70,7 +71,10 @@ pub(super) fn scan(worker: &mut Worker<'_>, denied: &HashSet<u128>) -> Result<Sc
 impl Scan {
     fn take(&mut self, scanned: Scanned) {
         match scanned {
-            Scanned::Block { reader, shard, packed } => self.blocks.push((reader, shard, packed)),
+            Scanned::Block { reader, shard, packed } => {
+                self.counts.packed_bytes += packed.len() as u64;
+                self.blocks.push((reader, shard, packed));
+            }
             Scanned::Finished { reader, items, counts } => {
                 self.items.insert(reader, items);
                 self.counts.merge(&counts);
@@ -176,6 +180,13 @@ pub(super) fn owner(shard: u32, n_shards: u32, peers: usize) -> usize {
     (shard as usize * peers) / n_shards as usize
 }
 
+/// Number of shards of each process, in order.
+pub(super) fn shards_of(n_shards: u32, peers: usize) -> impl Iterator<Item = u32> {
+    // The first shard that is not below `process * n_shards / peers`.
+    let first = move |process: usize| (process * n_shards as usize).div_ceil(peers) as u32;
+    (0..peers).map(move |process| first(process + 1) - first(process))
+}
+
 /// The shards of one process.
 pub(super) fn owned_shards(worker: &Worker<'_>) -> Vec<u32> {
     let (n_shards, peers) = (worker.job.plan.n_shards, worker.shell.peers);
@@ -227,18 +238,7 @@ pub(super) fn histories(
     if heaviest >= histories::MAX || !fits(&sums, heaviest) {
         return Err(Refused::too_heavy());
     }
-    let support_min = i64::from(worker.job.plan.spec.history.users_per_item_min).max(1);
-    let mut kept = Vec::new();
-    let idx_of_rank: Vec<u32> = (0..dictionary.len())
-        .map(|rank| {
-            if sum_of(&sums, rank).users < support_min {
-                return u32::MAX;
-            }
-            kept.push(rank);
-            kept.len() as u32 - 1
-        })
-        .collect();
-    let item_ids = dictionary.take(kept);
+    let (idx_of_rank, item_ids) = kept(&worker.job.plan, &dictionary, &sums);
     let segment_sums = gather_segment_sums(worker, &drafts);
     let (rows_used, filtered) = sum_filtered(worker, &drafts)?;
     let cap = worker.job.plan.spec.history.interactions_per_user_max;
@@ -263,6 +263,23 @@ pub(super) fn histories(
         dropped,
         calendar,
     })
+}
+
+/// The index of each id of the dictionary, `u32::MAX` where too few users have it, and the ids of
+/// the items kept.
+pub(super) fn kept(plan: &Plan, dictionary: &Ids, sums: &[i64]) -> (Vec<u32>, Ids) {
+    let support_min = i64::from(plan.spec.history.users_per_item_min).max(1);
+    let mut kept = Vec::new();
+    let idx_of_rank: Vec<u32> = (0..dictionary.len())
+        .map(|rank| {
+            if sum_of(sums, rank).users < support_min {
+                return u32::MAX;
+            }
+            kept.push(rank);
+            kept.len() as u32 - 1
+        })
+        .collect();
+    (idx_of_rank, dictionary.take(kept))
 }
 
 fn drafts(
@@ -303,19 +320,41 @@ fn drafts(
 }
 
 /// First events by minimum, last events by maximum.
+///
+/// Each process reduces a range of items, then the ranges are gathered: what a process sends and holds
+/// does not grow with their number.
 fn reduce_times(worker: &mut Worker<'_>, times: Vec<i64>) -> Vec<i64> {
-    if worker.shell.peers == 1 {
+    const PLACES_PER_BLOCK: usize = BLOCK_BYTES / 8;
+    let (index, peers) = (worker.shell.index, worker.shell.peers);
+    if peers == 1 {
         return times;
     }
-    let encoded: Vec<u8> = times.iter().flat_map(|time| time.to_le_bytes()).collect();
-    let mut reduced = times;
-    for part in worker.shell.collectives.all_gather(encoded.into()) {
-        for (place, (reduced, other)) in reduced.iter_mut().zip(part.chunks_exact(8)).enumerate() {
-            let other = i64::from_le_bytes(other.try_into().expect("8 bytes"));
+    let n_items = times.len() / 2;
+    let first = |process: usize| 2 * (n_items * process / peers);
+    let encode = |times: &[i64]| -> Bytes { times.iter().flat_map(|t| t.to_le_bytes()).collect() };
+    let outgoing = (0..peers).flat_map(|target| {
+        let (start, end) = (first(target), first(target + 1));
+        (start..end).step_by(PLACES_PER_BLOCK).map(move |start| (target, start, end))
+    });
+    let outgoing = outgoing.map(|(target, start, end)| {
+        let payload = encode(&times[start..end.min(start + PLACES_PER_BLOCK)]);
+        Outgoing { target, tag: start as u64, payload }
+    });
+    let own = first(index)..first(index + 1);
+    let mut reduced = times[own.clone()].to_vec();
+    worker.shell.collectives.all_to_all(outgoing, |incoming| {
+        for (place, other) in (incoming.tag as usize..).zip(decode_times(&incoming.payload)) {
+            let reduced = &mut reduced[place - own.start];
             *reduced = if place % 2 == 0 { other.min(*reduced) } else { other.max(*reduced) };
         }
-    }
-    reduced
+    });
+    let parts = worker.shell.collectives.all_gather(encode(&reduced));
+    parts.iter().flat_map(|part| decode_times(part)).collect()
+}
+
+fn decode_times(bytes: &[u8]) -> impl Iterator<Item = i64> {
+    let words = bytes.chunks_exact(8);
+    words.map(|word| i64::from_le_bytes(word.try_into().expect("8 bytes")))
 }
 
 fn gather_segment_sums(

@@ -49,18 +49,35 @@ pub(super) fn splits(plan: &Plan) -> Vec<Split> {
     splits
 }
 
-/// The splits of one process: largest first, each to the process with the least so far.
+/// Sorts splits by size, and deals them: largest first, each to the process with the least so far.
 ///
-/// Every process computes the same assignment from the same plan.
-pub(super) fn assigned(mut splits: Vec<Split>, index: usize, peers: usize) -> Vec<Split> {
+/// Every process computes the same from the same plan.
+fn dealt(splits: &mut [Split], peers: usize) -> impl Iterator<Item = usize> {
     splits.sort_by_key(|split| std::cmp::Reverse(split.bytes));
     let mut load = vec![0u64; peers];
-    splits.retain(|split| {
+    splits.iter().map(move |split| {
         let least = (0..peers).min_by_key(|&process| (load[process], process)).unwrap_or(0);
         load[least] += split.bytes.max(1);
-        least == index
-    });
-    splits
+        least
+    })
+}
+
+/// The splits of one process.
+pub(super) fn assigned(mut splits: Vec<Split>, index: usize, peers: usize) -> Vec<Split> {
+    let owners: Vec<usize> = dealt(&mut splits, peers).collect();
+    let owned = splits.into_iter().zip(owners).filter(|(_, owner)| *owner == index);
+    owned.map(|(split, _)| split).collect()
+}
+
+/// Rows of the row groups that each process is assigned.
+pub(super) fn rows_by_process(plan: &Plan, peers: usize) -> Vec<u64> {
+    let mut splits = splits(plan);
+    let owners: Vec<usize> = dealt(&mut splits, peers).collect();
+    let mut rows = vec![0; peers];
+    for (Split { source, file, row_group, .. }, owner) in splits.into_iter().zip(owners) {
+        rows[owner] += plan.sources[source].files[file].row_groups[row_group].rows;
+    }
+    rows
 }
 
 /// What a reading thread sends to the dataflow.

@@ -6,16 +6,24 @@ use super::*;
 use crate::job::spec::{Als, Fallback, ItemNeighbors, TopK};
 use crate::kernels::CandidateLists;
 use crate::kernels::debias::DebiasWeights;
+use crate::kernels::dictionary::encoded_len;
 use crate::kernels::histories::Calendar;
 use crate::kernels::item_totals::sum_of;
-use crate::types::{DAY_US, Histories};
+use crate::types::{DAY_US, Histories, Ids};
 use als::Factors;
+use checkpoint_parts::{self as parts, Share};
 use lists::{FactorRanker, ListInputs};
-use memory::Sizes;
+use memory::Held;
 use models::{PopularityModel, SegmentPopularity};
 use prepare::Prepared;
 use side::{ItemFacts, Segments};
 use tables::{ListCounts, Tables};
+
+/// Checkpoint of what is read from the logs.
+const HISTORIES: &str = "histories";
+
+/// Checkpoint of the neighbor lists.
+const NEIGHBORS: &str = "item-neighbors";
 
 /// Everything from the scan to the commit.
 pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -> Result<Outcome> {
@@ -40,7 +48,6 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
         facts: &facts,
     };
     let (files, lists) = write_all(worker, sources)?;
-    let lists = lists.over_processes(worker)?;
     let summary = Summary { counts: &counts, prepared: &prepared, lists: &lists };
     let sums = summary.over_processes(worker)?;
     worker.note(|known| {
@@ -48,14 +55,38 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
         known.files = files.clone();
     });
     check_lists(worker, &prepared, &facts, &lists)?;
-    let manifest = manifest(worker, date, fingerprint, &prepared.calendar, files, sums);
+    let mut manifest = manifest(worker, date, fingerprint, &prepared.calendar, files, sums);
+    worker.account_for_bytes(0, &manifest)?;
+    manifest.stages = worker.stages.clone();
     publish(worker, output, &path, manifest)
 }
 
-/// Scan, dictionary, shuffle, histories.
+/// Scan, dictionary, shuffle, histories; or what a run that died saved of them.
 fn prepare_histories(
     worker: &mut Worker<'_>,
 ) -> Result<(ScanCounts, Prepared, Segments, ItemFacts)> {
+    let (job, pool) = (worker.job, worker.pool);
+    let mine = prepare::owned_shards(worker);
+    let restored = worker.restore_stage("histories", HISTORIES, |sealed| {
+        parts::read_histories_of(sealed, job, pool, &mine)
+    });
+    let (counts, prepared, (facts, segments)) = match restored {
+        None => scan_and_prepare(worker)?,
+        Some((counts, prepared)) => {
+            check_counts(worker, &counts)?;
+            let side = side_tables(worker, &prepared.dictionary)?;
+            (counts, prepared, side)
+        }
+    };
+    check_not_empty(&prepared)?;
+    check_memory(worker, &prepared)?;
+    Ok((counts, prepared, segments, facts))
+}
+
+/// Everything that reads the logs.
+fn scan_and_prepare(
+    worker: &mut Worker<'_>,
+) -> Result<(ScanCounts, Prepared, (ItemFacts, Segments))> {
     let job = worker.job;
     let (plan, runtime, base) = (&job.plan, job.runtime, job.request.base.as_path());
     let n_rows = plan.sources.iter().flat_map(|s| &s.files).map(FilePlan::rows).sum();
@@ -64,36 +95,51 @@ fn prepare_histories(
         prepare::scan(worker, &denied)
     })?;
     let counts = prepare::agree_on_counts(worker, prepare::counts(&scan));
+    check_counts(worker, &counts)?;
+    let (dictionary, shuffled) = worker.stage("shuffle", None, |worker| {
+        let dictionary = prepare::dictionary(worker, &scan);
+        let shuffled = prepare::shuffle(worker, scan, &dictionary);
+        Ok((dictionary, shuffled))
+    })?;
+    let (facts, segments) = side_tables(worker, &dictionary)?;
+    let calendar = calendar(plan, &counts);
+    let prepared = worker.stage("histories", Some((counts.rows, "rows")), |worker| {
+        let segment_of = |user: crate::types::IdRef<'_>| segments.of(user);
+        let segment_of: Option<&(dyn Fn(crate::types::IdRef<'_>) -> u32 + Sync)> =
+            if plan.spec.users.is_some() { Some(&segment_of) } else { None };
+        let prepared = prepare::histories(worker, shuffled, dictionary, calendar, segment_of);
+        let prepared = worker.agree(prepared)?;
+        let share = Share::of(worker);
+        worker.save(HISTORIES, |saving| parts::save_histories(&share, saving, &counts, &prepared));
+        Ok(prepared)
+    })?;
+    Ok((counts, prepared, (facts, segments)))
+}
+
+/// Refuses counts of the scan that no run may go on with.
+fn check_counts(worker: &mut Worker<'_>, counts: &ScanCounts) -> Result<()> {
+    let job = worker.job;
+    let plan = &job.plan;
     worker.note(|known| known.counts = counts.as_json());
-    check_rejects(plan, &counts)?;
+    check_rejects(plan, counts)?;
     let until_us = plan.as_of_us.unwrap_or(job.started_at_us);
     if plan.as_of_us.is_none() && counts.newest_us > until_us + DAY_US {
         let newest = rfc3339(counts.newest_us);
         let note = format!("the newest event is of {newest}, and as_of follows it; give --date");
         job.observer.note("scan", &note);
     }
-    worker.pass(gates::newest_event(&plan.spec.gates, counts.newest_us, until_us))?;
-    let (dictionary, shuffled) = worker.stage("shuffle", None, |worker| {
-        let dictionary = prepare::dictionary(worker, &scan);
-        let shuffled = prepare::shuffle(worker, scan, &dictionary);
-        Ok((dictionary, shuffled))
-    })?;
-    let side = worker.stage("side tables", None, |worker| {
-        let facts = side::items(runtime, plan, base, &dictionary)?;
+    worker.pass(gates::newest_event(&plan.spec.gates, counts.newest_us, until_us))
+}
+
+/// What the spec says of items and users beside the logs.
+fn side_tables(worker: &mut Worker<'_>, dictionary: &Ids) -> Result<(ItemFacts, Segments)> {
+    let job = worker.job;
+    let (plan, runtime, base) = (&job.plan, job.runtime, job.request.base.as_path());
+    worker.stage("side tables", None, |worker| {
+        let facts = side::items(runtime, plan, base, dictionary)?;
         let segments = side::segments(runtime, plan, base, &prepare::owned_shards(worker))?;
         Ok((facts, segments))
-    })?;
-    let (facts, segments) = side;
-    let calendar = calendar(plan, &counts);
-    let prepared = worker.stage("histories", Some((counts.rows, "rows")), |worker| {
-        let segment_of = |user: crate::types::IdRef<'_>| segments.of(user);
-        let segment_of: Option<&(dyn Fn(crate::types::IdRef<'_>) -> u32 + Sync)> =
-            if plan.spec.users.is_some() { Some(&segment_of) } else { None };
-        prepare::histories(worker, shuffled, dictionary, calendar, segment_of)
-    })?;
-    check_not_empty(&prepared)?;
-    check_memory(worker, &prepared)?;
-    Ok((counts, prepared, segments, facts))
+    })
 }
 
 /// Refuses an input of which too much cannot be used.
@@ -126,17 +172,22 @@ fn check_rejects(plan: &Plan, counts: &ScanCounts) -> Result<()> {
 fn check_memory(worker: &mut Worker<'_>, prepared: &Prepared) -> Result<()> {
     let shards = &prepared.shards;
     let pairs = |shard: &Histories| shard.interactions.items.len() + shard.dislikes.items.len();
-    let sizes = Sizes {
+    let own = memory::Sizes {
         rows: 0,
         items: prepared.dictionary.len() as u64,
         users: shards.iter().map(|shard| shard.n_users() as u64).sum(),
         pairs: shards.iter().map(|shard| pairs(shard) as u64).sum(),
     };
-    let bound = memory::check_again(&worker.job.plan, sizes, worker.job.threads);
+    let sums = vec![own.users as i64, own.pairs as i64];
+    let sums = worker.shell.collectives.all_reduce_sum(sums)?;
+    let all = memory::Sizes { users: sums[0] as u64, pairs: sums[1] as u64, ..own };
+    let held = Held { rows_read: 0, own, all };
+    let cluster = Cluster { processes: worker.shell.peers, threads: worker.job.threads };
+    let bound = memory::check_again(&worker.job.plan, held, cluster);
     let bound = worker.agree(bound)?;
     let mut more = Map::new();
     more.insert("memory_bytes_bound".to_owned(), json!(bound.peak_bytes));
-    worker.report(more);
+    worker.report("histories", more);
     Ok(())
 }
 
@@ -188,7 +239,7 @@ fn check_not_empty(prepared: &Prepared) -> Result<()> {
 }
 
 /// When events count: `as_of` from the plan, else just after the newest event.
-fn calendar(plan: &Plan, counts: &ScanCounts) -> Calendar {
+pub(super) fn calendar(plan: &Plan, counts: &ScanCounts) -> Calendar {
     let newest = (counts.newest_us != i64::MIN).then(|| counts.newest_us + 1);
     // A log without times has all its events at 0.
     let as_of_us = plan.as_of_us.or(newest).unwrap_or(1);
@@ -250,9 +301,11 @@ fn write_all(
         debias: None,
     };
     let models = ItemModels { debias: models::debias(spec, &models.popularity), ..models };
-    files.extend(
-        worker.stage("popularity", None, |worker| popularity_tables(worker, sources, &models))?,
-    );
+    let place = (sources.tables.output, sources.tables.path);
+    let (written, ()) = worker.written(place, "popularity", None, |worker| {
+        Ok((popularity_tables(worker, sources, &models)?, ()))
+    })?;
+    files.extend(written);
     let neighbors = match &spec.item_neighbors {
         Some(section) => neighbors(worker, sources, section, &mut files)?,
         None => None,
@@ -304,13 +357,25 @@ fn neighbors(
     files: &mut Vec<PublishedFile>,
 ) -> Result<Option<CandidateLists>> {
     let Sources { tables, prepared, .. } = sources;
-    let n_items = prepared.item_ids.len() as u64;
-    let lists = worker.stage("item neighbors", Some((n_items, "items")), |worker| {
-        models::neighbors(worker, prepared, section)
+    let (pool, n_items) = (worker.pool, prepared.item_ids.len());
+    let restored = worker.restore_stage("item neighbors", NEIGHBORS, |sealed| {
+        parts::read_all_neighbors(sealed, pool, n_items)
+    });
+    let compute = |worker: &mut Worker<'_>| {
+        worker.stage("item neighbors", Some((n_items as u64, "items")), |worker| {
+            let lists = models::neighbors(worker, prepared, section);
+            let lists = worker.agree(lists)?;
+            let share = Share::of(worker);
+            worker.save(NEIGHBORS, |saving| parts::save_neighbors(&share, saving, &lists));
+            Ok(lists)
+        })
+    };
+    let lists = restored.map_or_else(|| compute(worker), Ok)?;
+    let place = (tables.output, tables.path);
+    let (written, ()) = worker.written(place, "write neighbors", None, |worker| {
+        Ok((tables.item_neighbors(worker, prepared, &lists)?, ()))
     })?;
-    files.extend(worker.stage("write neighbors", None, |worker| {
-        tables.item_neighbors(worker, prepared, &lists)
-    })?);
+    files.extend(written);
     let read = worker.job.plan.spec.candidates().item_neighbors.is_some();
     let n_max = CANDIDATES_PER_NEIGHBOR * section.n_neighbors;
     Ok(read.then(|| CandidateLists::new(&lists, n_max)))
@@ -327,32 +392,44 @@ fn factors(
     let total = (section.iterations as u64, "iterations");
     let factors =
         worker.stage("als", Some(total), |worker| als::factors(worker, prepared, section))?;
-    worker.report(factors.report());
-    files.extend(worker.stage("write factors", None, |worker| {
-        let spec = &worker.job.plan.spec.output;
-        let (index, peers) = (worker.shell.index, worker.shell.peers);
-        let n_shards = worker.job.plan.n_shards;
-        worker.pool.install(|| {
-            let kept: Vec<u32> = (0..prepared.item_ids.len() as u32).collect();
-            let items = factors.of_items(&prepared.item_ids, &kept);
-            let mut files =
-                vectors::item_files(tables, spec, &items, |number| number % peers == index)?;
-            let of_shards: Result<Vec<Vec<PublishedFile>>> = prepared
-                .shards
-                .par_iter()
-                .map(|shard| {
-                    let rows = 0..shard.n_users() as u32;
-                    let has_history = |&row: &u32| !shard.of(row as usize).0.is_empty();
-                    let kept: Vec<u32> = rows.filter(has_history).collect();
-                    let users = factors.of_users(shard, n_shards, &kept);
-                    vectors::user_files(tables, spec, &users)
-                })
-                .collect();
-            files.extend(of_shards?.into_iter().flatten());
-            Ok(files)
-        })
-    })?);
+    worker.report("als", factors.report());
+    let place = (tables.output, tables.path);
+    let (written, ()) = worker.written(place, "write factors", None, |worker| {
+        Ok((write_factors(worker, sources, &factors)?, ()))
+    })?;
+    files.extend(written);
     Ok(factors)
+}
+
+/// This process's files of factors.
+fn write_factors(
+    worker: &Worker<'_>,
+    sources: Sources<'_>,
+    factors: &Factors,
+) -> Result<Vec<PublishedFile>> {
+    let Sources { tables, prepared, .. } = sources;
+    let spec = &worker.job.plan.spec.output;
+    let (index, peers) = (worker.shell.index, worker.shell.peers);
+    let n_shards = worker.job.plan.n_shards;
+    worker.pool.install(|| {
+        let kept: Vec<u32> = (0..prepared.item_ids.len() as u32).collect();
+        let items = factors.of_items(&prepared.item_ids, &kept);
+        let mut files =
+            vectors::item_files(tables, spec, &items, |number| number % peers == index)?;
+        let of_shards: Result<Vec<Vec<PublishedFile>>> = prepared
+            .shards
+            .par_iter()
+            .map(|shard| {
+                let rows = 0..shard.n_users() as u32;
+                let has_history = |&row: &u32| !shard.of(row as usize).0.is_empty();
+                let kept: Vec<u32> = rows.filter(has_history).collect();
+                let users = factors.of_users(shard, n_shards, &kept);
+                vectors::user_files(tables, spec, &users)
+            })
+            .collect();
+        files.extend(of_shards?.into_iter().flatten());
+        Ok(files)
+    })
 }
 
 /// What to recommend to each user, and to visitors.
@@ -389,12 +466,19 @@ fn lists(
         scratches: ListInputs::scratches(job.threads, prepared.item_ids.len()),
     };
     let n_users = prepared.shards.iter().map(|shard| shard.n_users() as u64).sum();
-    let (written, counts) = worker.stage("top-k lists", Some((n_users, "users")), |worker| {
+    let write = |worker: &Worker<'_>| {
         let (mut files, counts) = tables.user_lists(worker, prepared, &inputs)?;
         if worker.shell.index == 0 && spec.popularity.is_some() {
             files.push(tables.default_top_k(prepared, segments, &inputs)?);
         }
         Ok((files, counts))
+    };
+    let place = (tables.output, tables.path);
+    let total = Some((n_users, "users"));
+    let (written, counts) = worker.written(place, "top-k lists", total, |worker| {
+        let written = write(worker);
+        let (files, counts) = worker.agree(written)?;
+        Ok((files, counts.over_processes(worker)?))
     })?;
     files.extend(written);
     Ok(counts)
@@ -436,6 +520,7 @@ impl Summary<'_> {
             sum(&|shard| shard.n_users()),
             sum(&|shard| (0..shard.n_users()).filter(|&row| !shard.of(row).0.is_empty()).count()),
             sum(&|shard| shard.affinities.len()),
+            sum(&|shard| (0..shard.n_users()).map(|row| shard.of(row).0.len().pow(2)).sum()),
         ];
         let events = shards.iter().flat_map(|shard| &shard.facts).map(|facts| facts.events);
         let events_max = events.max().unwrap_or(0);
@@ -485,6 +570,13 @@ impl Summary<'_> {
             "list_rows": self.lists.rows,
             "list_rows_fallback": self.lists.fallback_rows,
             "lists_short": self.lists.short_lists,
+            "sizes": {
+                "packed_rows": rows - self.counts.n_filtered() - self.counts.n_rejected(),
+                "packed_bytes": self.counts.packed_bytes,
+                "item_id_bytes": encoded_len(&self.prepared.dictionary),
+                "interactions_squared": sums[3],
+                "segment_items": self.prepared.segment_sums.len(),
+            },
             "items_recommended": self.lists.recommended.iter().filter(|is_in| **is_in).count(),
         });
         match counts {
@@ -549,9 +641,11 @@ fn publish(
         let (Published::New(current) | Published::Already(current)) = published;
         Ok(serde_json::to_vec(&current)?)
     })?;
+    worker.remove_checkpoints();
     if !request.publish {
         return Ok(Outcome::NotPublished { manifest: Box::new(manifest) });
     }
+    worker.account_for_bytes(worker.stages.len() - 1, &manifest)?;
     let first = (worker.shell.index == 0).then(|| encoded.into());
     let current = worker.shell.collectives.broadcast(0, first);
     let current: Current =

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::lists::{ListInputs, UserList};
 use super::models::{PopularityModel, SegmentPopularity};
@@ -411,7 +412,7 @@ impl Tables<'_> {
 }
 
 /// How well lists were filled.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ListCounts {
     /// Entries of all lists.
     pub(super) rows: u64,
@@ -420,6 +421,7 @@ pub(super) struct ListCounts {
     /// Lists shorter than `k`.
     pub(super) short_lists: u64,
     /// Whether some list has the item, by its index, where there are lists.
+    #[serde(with = "as_runs")]
     pub(super) recommended: Vec<bool>,
 }
 
@@ -458,6 +460,23 @@ impl ListCounts {
         self.short_lists += u64::from(list.entries.len() < inputs.top_k.k);
         self.recommended.resize(inputs.recommendable.len(), false);
         list.entries.iter().for_each(|entry| self.recommended[entry.item.index()] = true);
+    }
+}
+
+/// Flags as the lengths of runs of equal ones, of which the first, maybe empty, is of `false`.
+mod as_runs {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(flags: &[bool], to: S) -> Result<S::Ok, S::Error> {
+        let first = (flags.first() == Some(&true)).then_some(0);
+        let runs = flags.chunk_by(|a, b| a == b).map(<[bool]>::len);
+        first.into_iter().chain(runs).collect::<Vec<usize>>().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<bool>, D::Error> {
+        let runs = Vec::<usize>::deserialize(from)?;
+        let flags = runs.into_iter().zip([false, true].into_iter().cycle());
+        Ok(flags.flat_map(|(n, flag)| std::iter::repeat_n(flag, n)).collect())
     }
 }
 
@@ -594,5 +613,20 @@ impl<R, W: FnMut(&[R]) -> Result<()>> Batches<R, W> {
 
     fn finish(mut self) -> Result<()> {
         if self.rows.is_empty() { Ok(()) } else { (self.write)(&self.rows) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_lists_come_back_from_json() {
+        for bits in 0..64_u32 {
+            let recommended = (0..bits % 7).map(|bit| bits >> bit & 1 == 1).collect();
+            let counts = ListCounts { rows: 9, fallback_rows: 2, short_lists: 1, recommended };
+            let json = serde_json::to_string(&counts).unwrap();
+            assert_eq!(serde_json::from_str::<ListCounts>(&json).unwrap(), counts, "{json}");
+        }
     }
 }

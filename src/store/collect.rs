@@ -9,6 +9,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{ObjectMeta, ObjectStore};
 use serde::Serialize;
 
+use super::checkpoint::{CHECKPOINTS, checkpoint_of};
 use super::error::PublishError;
 use super::log::{Current, Log, LogEntry, Standing, snapshot_generation};
 use super::output::Output;
@@ -32,6 +33,8 @@ pub struct Collection {
     pub published_runs: Vec<String>,
     /// Runs that never were: attempts that failed, or were not to be published.
     pub unpublished_runs: Vec<String>,
+    /// Fingerprints whose checkpoints go: nothing was saved for them in the time of grace.
+    pub checkpoints: Vec<String>,
     /// Objects that go, probes, reports of failed runs and old snapshots of the log included.
     pub objects: usize,
     /// Their size.
@@ -41,8 +44,11 @@ pub struct Collection {
 }
 
 /// What the output holds, by run.
+#[derive(Default)]
 struct Inventory {
     runs: BTreeMap<String, Vec<ObjectMeta>>,
+    /// By fingerprint.
+    checkpoints: BTreeMap<String, Vec<ObjectMeta>>,
     others: Vec<ObjectMeta>,
 }
 
@@ -102,7 +108,7 @@ impl Output {
     }
 
     fn inventory(&self) -> Result<Inventory, PublishError> {
-        let mut inventory = Inventory { runs: BTreeMap::new(), others: Vec::new() };
+        let mut inventory = Inventory::default();
         for object in self.list("tables")?.into_iter().chain(self.list("runs")?) {
             if let Some(run) = run_of(object.location.as_ref()) {
                 inventory.runs.entry(run.to_owned()).or_default().push(object);
@@ -111,10 +117,16 @@ impl Output {
         inventory.others = self.list("_probe")?;
         inventory.others.extend(self.list("_failed")?);
         inventory.others.extend(self.list("_log")?);
+        for object in self.list(CHECKPOINTS)? {
+            if let Some(fingerprint) = checkpoint_of(object.location.as_ref()) {
+                let of_one = inventory.checkpoints.entry(fingerprint.to_owned());
+                of_one.or_default().push(object);
+            }
+        }
         Ok(inventory)
     }
 
-    fn delete_all(
+    pub(super) fn delete_all(
         &self,
         paths: impl Iterator<Item = object_store::path::Path>,
     ) -> Result<(), PublishError> {
@@ -173,7 +185,20 @@ impl Inventory {
             let is_old = !path.starts_with("_log/") && age_us > rules.grace_us;
             is_old || superseded
         }));
+        objects.extend(self.old_checkpoints(rules).flat_map(|(_, objects)| objects));
         objects
+    }
+
+    /// Checkpoints of runs that are over, as one that goes on would have added to them.
+    fn old_checkpoints(
+        &self,
+        rules: &CollectionRules,
+    ) -> impl Iterator<Item = (&String, &Vec<ObjectMeta>)> {
+        let rules = *rules;
+        self.checkpoints.iter().filter(move |(_, objects)| {
+            let times = objects.iter().map(|object| object.last_modified.timestamp_micros());
+            times.max().is_some_and(|newest| rules.now_us - newest > rules.grace_us)
+        })
     }
 
     fn summary(&self, runs: &BTreeSet<String>, log: &Log, rules: &CollectionRules) -> Collection {
@@ -185,6 +210,7 @@ impl Inventory {
         Collection {
             published_runs: published.into_iter().cloned().collect(),
             unpublished_runs: unpublished.into_iter().cloned().collect(),
+            checkpoints: self.old_checkpoints(rules).map(|(key, _)| key.clone()).collect(),
             objects: objects.len(),
             bytes: objects.iter().map(|object| object.size).sum(),
             generation: None,

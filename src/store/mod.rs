@@ -9,9 +9,11 @@
 //! - vectors: [`VectorWriter`] and [`VectorFile`] stream, a part or a block at a time
 //! - out: [`TableFile`] (the same rows give the same bytes), [`Output`], [`RunPath`], [`put_file`]
 //! - commit: [`Manifest`], [`Output::publish`], [`Log`], [`Current`]; [`Output::follow_log`]
+//! - restart: [`CheckpointFolder`], [`Seal`]
 //! - care: [`Output::withdraw`], [`Output::verify`], [`Output::collect`]
 
 mod bucket;
+mod checkpoint;
 mod collect;
 mod delta;
 mod error;
@@ -34,6 +36,7 @@ mod vector_writer;
 mod verify;
 mod withdraw;
 
+pub use checkpoint::{CHECKPOINT_FORMAT, CheckpointFolder, CheckpointPart, Seal};
 pub use collect::{Collection, CollectionRules};
 pub use error::{ListError, PublishError, ReadError, UrlError};
 pub use list::{InputFile, Listing, list_inputs};

@@ -350,7 +350,11 @@ impl Output {
     }
 
     /// Holds every file against what was written: tables by their footers, others by their size.
-    pub(super) fn check_files(&self, files: &[PublishedFile]) -> Result<(), PublishError> {
+    ///
+    /// # Errors
+    /// [`PublishError::WrongRows`], [`PublishError::WrongSize`], [`PublishError::Unreadable`],
+    /// [`PublishError::Store`].
+    pub fn check_files(&self, files: &[PublishedFile]) -> Result<(), PublishError> {
         let location = self.location();
         let checks = files.iter().map(|file| self.check_file(&location, file));
         let checks = stream::iter(checks).buffered(OBJECTS_AT_ONCE).try_collect::<Vec<_>>();

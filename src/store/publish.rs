@@ -87,7 +87,7 @@ impl Output {
         }
         let (path, mut bytes) = (path.manifest(), to_json(manifest));
         if let Created::Theirs = self.create_object(&path, &bytes)? {
-            bytes = self.begun(&path, manifest)?;
+            bytes = self.manifest_of_earlier_life(&path, manifest)?;
         }
         let sha256 = sha256_hex(&bytes);
         let entry = LogEntry::publication(manifest, &path, &sha256, published_at);
@@ -111,14 +111,26 @@ impl Output {
         Ok(published)
     }
 
-    /// The manifest at `path`, where it is of this very run: cut off after it wrote that, and started
-    /// again. Only the times of its stages are others.
-    fn begun(&self, path: &str, manifest: &Manifest) -> Result<Bytes, PublishError> {
-        let taken = || PublishError::RunTaken { path: self.url_of(path) };
-        let bytes = self.get(path)?.ok_or_else(taken)?;
-        let found: Manifest = serde_json::from_slice(&bytes).map_err(|_| taken())?;
-        let same = Manifest { stages: found.stages.clone(), ..manifest.clone() };
-        if found == same { Ok(bytes) } else { Err(taken()) }
+    /// The manifest that a process of the same run wrote before it died: it differs in times, and in
+    /// no file.
+    fn manifest_of_earlier_life(
+        &self,
+        path: &str,
+        manifest: &Manifest,
+    ) -> Result<Bytes, PublishError> {
+        let bytes = self.get(path)?;
+        let found = bytes.as_ref().and_then(|found| serde_json::from_slice(found).ok());
+        let lasting = |manifest: &Manifest| Manifest {
+            as_of: String::new(),
+            stages: Vec::new(),
+            gates: Vec::new(),
+            ..manifest.clone()
+        };
+        let is_same = |found: &Manifest| lasting(found) == lasting(manifest);
+        match (bytes, found.filter(is_same)) {
+            (Some(bytes), Some(_)) => Ok(bytes),
+            _ => Err(PublishError::RunTaken { path: self.url_of(path) }),
+        }
     }
 
     /// Adds `entry` as the next generation, whichever that turns out to be, unless `settled` finds

@@ -297,6 +297,19 @@ fn a_run_id_is_used_once() {
 }
 
 #[test]
+fn a_run_that_died_after_its_manifest_is_published_by_its_next_life() {
+    let folder = TempDir::new().unwrap();
+    let output = output(folder.path());
+    let (path, first) = (RunPath::new(SUNDAY, "r1"), manifest(SUNDAY, "r1", "f1"));
+    output.put(&path.manifest(), serde_json::to_vec(&first).unwrap().into()).unwrap();
+    let again = Manifest { stages: Vec::new(), as_of: "later".into(), ..first.clone() };
+    let published = output.publish(&path, &again, NOW, false).unwrap();
+    let Published::New(run) = &published else { panic!("{published:?}") };
+    assert_eq!(output.read_manifest(run).unwrap(), first, "what was written stays");
+    assert_eq!(generation(&output.publish(&path, &again, NOW, false).unwrap()), 1);
+}
+
+#[test]
 fn control_files_that_were_changed_are_refused() {
     let folder = TempDir::new().unwrap();
     let output = output(folder.path());

@@ -51,7 +51,7 @@ fn files(folder: &Path) -> BTreeSet<PathBuf> {
 #[test]
 fn every_command_has_help_with_examples() {
     let sandbox = Sandbox::new();
-    for command in ["run", "check", "plan", "show", "search", "init", "generate"] {
+    for command in ["run", "check", "plan", "calibrate", "show", "search", "init", "generate"] {
         let output = sandbox.tidemill(&[command, "--help"]);
         let help = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && help.contains("Examples:"), "{command}: {help}");

@@ -141,7 +141,8 @@ fn the_publisher_deletes_no_results_and_readers_change_nothing() {
     };
     let output = "arn:aws:s3:::OUTPUT_BUCKET/nightly/";
     let deletes = resources_of("aws-publisher.json", "s3:DeleteObject");
-    assert_eq!(deletes, ["_probe/*", "current.json"].map(|place| format!("{output}{place}")));
+    let own = ["_checkpoints/*", "_probe/*", "current.json"];
+    assert_eq!(deletes, own.map(|place| format!("{output}{place}")));
     let entry = format!("arn:aws:s3:::OUTPUT_BUCKET/nightly/_log/{:020}.json", 7);
     let delta = format!("{output}tables/items/_delta_log/{:020}.json", 7);
     for kept in [entry, delta] {
@@ -194,6 +195,7 @@ n_factors = 8
 iterations = 1
 [top_k]
 k = 5
+[checkpoints]
 [output]
 url = "s3://shop/nightly/"
 delta = true
@@ -338,6 +340,8 @@ fn policies_grant_what_the_commands_ask_of_a_store_and_no_more() {
     let too_early = ["run", "job.toml", "--as-of", "2001-01-01"];
     needs.extend(shop.needs_until(66, &too_early));
     let not_in_a_quiet_run = [
+        ("s3:GetObject", "_checkpoints/*"),
+        ("s3:AbortMultipartUpload", "_checkpoints/*"),
         ("s3:AbortMultipartUpload", "runs/*"),
         ("s3:AbortMultipartUpload", "tables/*"),
         ("s3:DeleteObject", "current.json"),
@@ -351,6 +355,7 @@ fn policies_grant_what_the_commands_ask_of_a_store_and_no_more() {
 
     let mut needs = BTreeSet::new();
     shop.server.put("nightly/_probe/left", "by a run that died");
+    shop.server.put("nightly/_checkpoints/f/v/histories/common", "by a run that died");
     // Four more entries, so that one snapshot of the log takes the place of another.
     for _ in 0..16 {
         needs.extend(shop.needs_of(&["rollback", "s3://shop/nightly/"]));
@@ -387,7 +392,8 @@ fn a_write_that_a_policy_denies_ends_a_run_with_77_and_a_probe_may_stay() {
     });
     let done = shop.sandbox.tidemill_in(&proxy.environment(), &["run", "job.toml"]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    assert_eq!(proxy.faults()["denied"], 1);
+    // Of the probe and of the checkpoints.
+    assert_eq!(proxy.faults()["denied"], 2);
     assert!(shop.server.keys("nightly/_probe/").len() == 1, "the probe stays");
 }
 

@@ -85,6 +85,7 @@ impl Sandbox {
             publish: true,
             force: true,
             unsafe_single_writer: false,
+            checkpoints_by_default: false,
             clock: || 1_790_000_000_000_000,
             run_id: format!("with-{workers}-workers"),
             observer: Arc::new(Silent),

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, and says why"
 )]
 
+mod bytes_moved;
 mod cli;
 mod deployment;
 mod fixture;
@@ -16,6 +17,7 @@ mod jobsim;
 mod kubernetes;
 mod layers;
 mod oracle;
+mod plan;
 mod processes;
 mod real_logs;
 mod s3;

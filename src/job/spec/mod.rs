@@ -5,6 +5,7 @@
 //! that are checked.
 
 mod als;
+mod checkpoints;
 mod gates;
 mod input;
 mod models;
@@ -18,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use als::{Als, AlsDialect, AlsSolver, ConfidenceScale};
+pub use checkpoints::Checkpoints;
 pub use gates::Gates;
 pub use input::{
     Deny, EVERY_ROW, EventColumns, Events, IdList, ItemColumns, Items, Negative, TimeUnit,
@@ -100,6 +102,13 @@ pub struct Spec {
     #[serde(default)]
     #[schemars(extend("x-default" = "the defaults of its keys"))]
     pub store: Store,
+    /// What a run saves on its way: histories, item neighbors, factors, and which files it has
+    /// written. A run that died is continued by the next one on the same input and spec, with any
+    /// number of processes, to the same bytes: at most one stage, or `als_iterations` iterations, are
+    /// done again. A checkpoint that is missing or damaged costs time and never a run; all are
+    /// removed once the run is published. Nothing of it changes a result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<Checkpoints>,
     /// Where the results are published.
     pub output: Output,
 }
