@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::report::{InputTrouble, Known, Record};
 use super::{BadFile, Outcome, Refused, Report, Request, drive, runtime, to_json};
 use crate::dataflow::{execute, execute_over};
-use crate::store::{IoRuntime, Output, StoreCounts};
+use crate::store::{Current, IoRuntime, Output, StoreCounts};
 
 /// What all workers of one attempt share.
 pub(super) struct Attempt {
@@ -123,12 +123,30 @@ fn run_once(attempt: Attempt) -> Result<Outcome> {
         let outcomes = execute(attempt.request.workers, move |shell| drive(shell, &attempt))?;
         return Ok(outcomes.into_iter().next().expect("there is a worker"));
     };
+    if let Some(current) = published_before(&attempt)? {
+        return Ok(Outcome::AlreadyPublished { current });
+    }
     let mesh = cluster.seat.form()?;
     (cluster.formed)(mesh.epoch);
     let (links, watch) = mesh.watch(cluster.pulse.clone(), cluster.limits, cluster.lost)?;
     let outcome = execute_over(links, cluster.seat.index, move |shell| drive(shell, &attempt));
     drop(watch);
     outcome
+}
+
+/// What a run of this name has published before this process was started again. Peers that have heard
+/// of it ended well and do not come back, so a cluster would be waited for in vain.
+fn published_before(attempt: &Attempt) -> Result<Option<Current>> {
+    let Attempt { request, runtime, .. } = attempt;
+    if !request.publish {
+        return Ok(None);
+    }
+    let output = Output::create(runtime, &request.spec.output.url, &request.base)?;
+    let found = output.read_log()?.find_run(&request.run_id).map(|entry| entry.run.clone());
+    if found.is_some() {
+        output.follow_log()?;
+    }
+    Ok(found)
 }
 
 /// A store that is in trouble has cost enough time already.

@@ -139,6 +139,11 @@ impl Log {
         self.with_fingerprint(fingerprint).rfind(|entry| self.stands(entry))
     }
 
+    /// The standing publication of this run.
+    pub fn find_run(&self, run_id: &str) -> Option<&LogEntry> {
+        self.publications().find(|entry| entry.run.run_id == run_id && self.stands(entry))
+    }
+
     /// The newest withdrawn publication with this fingerprint, if none stands: publishing it again
     /// takes a decision.
     pub fn find_withdrawn(&self, fingerprint: &str) -> Option<&LogEntry> {

@@ -247,6 +247,11 @@ impl Job {
         self.pods.get_mut(&index).expect("a pod that runs").signal("KILL");
     }
 
+    /// The first process of a pod stands still; its other processes go on.
+    pub(crate) fn stop(&mut self, index: usize) {
+        self.pods.get_mut(&index).expect("a pod that runs").signal("STOP");
+    }
+
     /// The node of a pod is cut off: nobody hears of it any more, and it goes on.
     pub(crate) fn cut_off(&mut self, index: usize) {
         self.pods[&index].network.cut_off();

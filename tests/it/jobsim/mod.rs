@@ -184,6 +184,23 @@ plays!(a_run_survives_the_death_of_any_pod, || {
     }
 });
 
+// Its peers have ended well, and no pod of theirs comes back.
+plays!(a_pod_that_dies_when_all_is_published_is_not_missed, || {
+    let mut cluster = shop("overlays/cluster");
+    let mut jobs = [Job::new(&cluster, JOBS[0], shuffled)];
+    // The supervisor does not see its worker end, so the pod stays until it is killed.
+    let mut stop = once("iteration 1:", |job| job.stop(0));
+    play(&mut cluster, &mut jobs, |cluster, jobs| {
+        stop(cluster, jobs);
+        let has_ended = |index| jobs[0].exits.contains(&(index, 0));
+        if (1..4).all(has_ended) && jobs[0].failed == 0 {
+            jobs[0].kill(0);
+        }
+    });
+    assert_published(&cluster, &jobs);
+    assert!(jobs[0].exits.contains(&(0, 137)), "{}", jobs[0].said());
+});
+
 plays!(an_evicted_pod_costs_no_attempt, || {
     let mut cluster = shop("overlays/cluster");
     let mut jobs = [Job::new(&cluster, JOBS[0], shuffled)];
