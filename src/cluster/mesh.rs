@@ -1,6 +1,6 @@
 //! One process's place in a cluster, and its connections once all are there.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -54,6 +54,13 @@ pub(super) struct Controls {
 pub(super) struct Control {
     pub(super) serial: u64,
     pub(super) link: Link,
+}
+
+impl Drop for Control {
+    /// The reading thread holds the connection open otherwise.
+    fn drop(&mut self) {
+        let _ = self.link.shutdown(Shutdown::Both);
+    }
 }
 
 /// What happens to a process while its cluster forms, and after.

@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::handshake::{Hello, Purpose, Verdict, dial, meet};
 use super::link::{Timed, prepare};
@@ -87,14 +89,15 @@ impl Seat {
 
     fn open(&self, door: &Arc<Door>) -> Result<Acceptor, ClusterError> {
         let refused = |source| ClusterError::Listen { address: self.listen.clone(), source };
+        let listen = || self.listen.parse().map_err(io::Error::other).and_then(listen_at);
         // A process that was started again may find its port in use by the one before for a moment.
-        let mut bound = TcpListener::bind(&self.listen);
+        let mut bound = listen();
         for _ in 0..50 {
             match &bound {
                 Err(error) if error.kind() == ErrorKind::AddrInUse => thread::sleep(TICK),
                 _ => break,
             }
-            bound = TcpListener::bind(&self.listen);
+            bound = listen();
         }
         let listener = bound.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
@@ -154,6 +157,17 @@ impl Seat {
         }
         Err(last)
     }
+}
+
+/// A listener that holds more connections than usual until they are met: a flood of strangers should
+/// not make a process of the cluster wait for its packets to be sent again.
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    const WAITING_MAX: i32 = 1_024;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(WAITING_MAX)?;
+    Ok(socket.into())
 }
 
 /// Why a process was not reached.

@@ -191,7 +191,6 @@ fn ten_thousand_connections_of_strangers_change_nothing() {
     // More silent ones than are met at a time; they stay to the end.
     let connect = || TcpStream::connect(("127.0.0.1", port));
     let silent: Vec<TcpStream> = (0..80).filter_map(|_| connect().ok()).collect();
-    let began = Instant::now();
     let mut state = 88_172_645_463_325_252u64;
     for number in 0..10_000 {
         let Ok(mut stream) = connect() else { continue };
@@ -207,7 +206,6 @@ fn ten_thousand_connections_of_strangers_change_nothing() {
         // It may be cut off in the middle.
         let _ = stream.write_all(&bytes);
     }
-    eprintln!("knocked for {:?}", began.elapsed());
     check(&mut joined(vec![first, form(town.seat(1))]));
     drop(silent);
 }
