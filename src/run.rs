@@ -398,10 +398,7 @@ fn drive_stages(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
     let output = Output::create(runtime, &request.spec.output.url, &request.base);
     let output = agree(shell, record, output.map_err(Into::into))?;
     let Go { plan, fingerprint, run_id, started_at_us } = match start(shell, attempt, &output)? {
-        Start::Already(current, None) => return Ok(Outcome::AlreadyPublished { current }),
-        Start::Already(current, Some(manifest)) => {
-            return Ok(Outcome::Published { current, manifest });
-        }
+        Start::Already(current) => return Ok(Outcome::AlreadyPublished { current }),
         Start::Go(go) => *go,
     };
     note(&|known| {
@@ -435,8 +432,8 @@ fn drive_stages(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
 /// How a run begins, as process 0 found it.
 #[derive(Serialize, Deserialize)]
 enum Start {
-    /// There is nothing to do. With its manifest if it was this very run, cut off before it could tell.
-    Already(Current, Option<Box<Manifest>>),
+    /// There is nothing to do.
+    Already(Current),
     /// There is.
     Go(Box<Go>),
 }
@@ -477,9 +474,7 @@ fn look_and_plan(attempt: &Attempt, output: &Output, cluster: Cluster) -> Result
         // A run that died between its commit and what follows it is repaired on the way.
         output.follow_log()?;
         checkpoint::forget(attempt, output, &fingerprint);
-        let is_ours = current.run_id == request.run_id;
-        let manifest = is_ours.then(|| output.read_manifest(&current).map(Box::new)).transpose()?;
-        return Ok(Start::Already(current, manifest));
+        return Ok(Start::Already(current));
     }
     frozen.check_last_day(spec)?;
     if request.publish && !request.unsafe_single_writer {

@@ -210,7 +210,9 @@ fn ten_thousand_connections_of_strangers_change_nothing() {
     drop(silent);
 }
 
-fn watched(town: &Town, limits: Limits) -> Vec<(Watch, Arc<Mutex<Vec<Lost>>>, Arc<Pulse>)> {
+type Watched = (Watch, Arc<Mutex<Vec<Lost>>>, Arc<Pulse>);
+
+fn watched(town: &Town, limits: Limits) -> Vec<Watched> {
     let meshes = joined((0..3).map(|index| form(town.seat(index))).collect());
     let watch = |mesh: Mesh| {
         let (lost, pulse) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Pulse::default()));

@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::report::{InputTrouble, Known, Record};
 use super::{BadFile, Outcome, Refused, Report, Request, drive, runtime, to_json};
 use crate::dataflow::{execute, execute_over};
-use crate::store::{Current, IoRuntime, Output, StoreCounts};
+use crate::store::{IoRuntime, Output, StoreCounts};
 
 /// What all workers of one attempt share.
 pub(super) struct Attempt {
@@ -123,8 +123,8 @@ fn run_once(attempt: Attempt) -> Result<Outcome> {
         let outcomes = execute(attempt.request.workers, move |shell| drive(shell, &attempt))?;
         return Ok(outcomes.into_iter().next().expect("there is a worker"));
     };
-    if let Some(current) = published_before(&attempt)? {
-        return Ok(Outcome::AlreadyPublished { current });
+    if let Some(outcome) = published_before(&attempt)? {
+        return Ok(outcome);
     }
     let mesh = cluster.seat.form()?;
     (cluster.formed)(mesh.epoch);
@@ -136,17 +136,28 @@ fn run_once(attempt: Attempt) -> Result<Outcome> {
 
 /// What a run of this name has published before this process was started again. Peers that have heard
 /// of it ended well and do not come back, so a cluster would be waited for in vain.
-fn published_before(attempt: &Attempt) -> Result<Option<Current>> {
-    let Attempt { request, runtime, .. } = attempt;
+fn published_before(attempt: &Attempt) -> Result<Option<Outcome>> {
+    let Attempt { request, runtime, record, .. } = attempt;
     if !request.publish {
         return Ok(None);
     }
     let output = Output::create(runtime, &request.spec.output.url, &request.base)?;
-    let found = output.read_log()?.find_run(&request.run_id).map(|entry| entry.run.clone());
-    if found.is_some() {
-        output.follow_log()?;
-    }
-    Ok(found)
+    let log = output.read_log()?;
+    let Some(current) = log.find_run(&request.run_id).map(|entry| entry.run.clone()) else {
+        return Ok(None);
+    };
+    output.follow_log()?;
+    let manifest = Box::new(output.read_manifest(&current)?);
+    record.note(|known| {
+        known.run_id = current.run_id.clone();
+        known.logical_date = Some(manifest.logical_date.clone());
+        known.as_of = Some(manifest.as_of.clone());
+        known.fingerprint = Some(manifest.fingerprint.clone());
+        known.counts = manifest.counts.clone();
+        known.stages = manifest.stages.clone();
+        known.files = manifest.files.clone();
+    });
+    Ok(Some(Outcome::Published { current, manifest }))
 }
 
 /// A store that is in trouble has cost enough time already.

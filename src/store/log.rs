@@ -139,9 +139,14 @@ impl Log {
         self.with_fingerprint(fingerprint).rfind(|entry| self.stands(entry))
     }
 
-    /// The standing publication of this run.
+    /// The standing publication of this run, or of a later attempt of it: `<run_id>-2`.
     pub fn find_run(&self, run_id: &str) -> Option<&LogEntry> {
-        self.publications().find(|entry| entry.run.run_id == run_id && self.stands(entry))
+        let is_attempt = |rest: &str| {
+            let number = rest.strip_prefix('-').unwrap_or("x");
+            rest.is_empty() || (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+        };
+        let is_of = |name: &str| name.strip_prefix(run_id).is_some_and(is_attempt);
+        self.publications().find(|entry| is_of(&entry.run.run_id) && self.stands(entry))
     }
 
     /// The newest withdrawn publication with this fingerprint, if none stands: publishing it again

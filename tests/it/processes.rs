@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -173,6 +173,41 @@ fn killed_workers_start_again_and_publish_the_same_bytes() {
     assert!(left.is_empty(), "no run failed");
 }
 
+/// The lines of a running process's stderr, as they come.
+fn lines(run: &mut Running) -> impl Iterator<Item = String> + use<> {
+    let stderr = run.0.stderr.take().unwrap();
+    BufReader::new(stderr).lines().map(Result::unwrap)
+}
+
+#[test]
+fn a_lost_worker_costs_the_iterations_since_the_last_checkpoint_and_no_more() {
+    let (sandbox, _) = shop();
+    let several = ["--local-processes", "3", "--threads", "1"];
+    // Without --json, so that it says how far it is.
+    let more = ["run", "job.toml", "--force", "--set", "als.iterations=60"];
+    let slower = ["--set", "als.n_factors=64", "--set", "checkpoints.als_iterations=4"];
+    let mut run = Running::start(sandbox.command(&[&more[..], &slower, &several].concat()));
+    let (mut iterations, mut scans, mut killed_at) = (Vec::new(), 0, None);
+    for line in lines(&mut run) {
+        scans += usize::from(line.starts_with("scan "));
+        let Some((before, _)) = line.split_once(": loss") else { continue };
+        let iteration: usize = before.rsplit(' ').next().unwrap().parse().unwrap();
+        iterations.push(iteration);
+        if killed_at.is_none() && iteration >= 10 {
+            signal(run.workers()[2], "-KILL");
+            killed_at = Some(iterations.len());
+        }
+    }
+    assert!(run.end().status.success());
+    let (before, after) = iterations.split_at(killed_at.unwrap());
+    // Some more iterations may have ended before the others noticed.
+    let again = after.iter().position(|iteration| iteration <= before.last().unwrap());
+    let again = &after[again.unwrap_or(0)..];
+    assert!(again[0] >= 9 && again[0] % 4 == 1, "{iterations:?}");
+    assert_eq!(again.last(), Some(&60));
+    assert_eq!(scans, 1, "what is in a checkpoint is not read again");
+}
+
 #[test]
 fn a_worker_that_is_stopped_is_noticed() {
     let (sandbox, wanted) = shop();
@@ -223,7 +258,7 @@ fn what_stops_one_process_stops_all_with_its_code_and_one_line() {
     let more = ["--set", "events.0.url=log/", "--set", "limits.bad_files_max=1"];
     let several = ["--local-processes", "3", "--threads", "1"];
     let output = sandbox.tidemill(&[&RUN[..], &several, &more].concat());
-    let outcome: Value = serde_json::from_slice(&output.stdout).expect(&stderr(&output));
+    let outcome: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(outcome["manifest"]["counts"]["rows"], 60_000, "{}", stderr(&output));
 }
 
