@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::clock;
-use crate::cluster::{Hosts, Key, Limits, Lost, Parent, Policy, Pulse, Seat, Verdict, supervise};
+use crate::cluster::{
+    Hosts, Key, Limits, Lost, Parent, Policy, Pulse, Seat, Tls, Verdict, supervise,
+};
 use crate::job::Spec;
 use crate::run::{self, ClusterSeat, Observer, PlanFlags, Refused, code};
 
@@ -60,6 +62,9 @@ pub(super) struct ProcessArgs {
 const SUPERVISED: &str = "TIDEMILL_SUPERVISED";
 const KEY: &str = "TIDEMILL_CLUSTER_KEY";
 const KEY_FILE: &str = "TIDEMILL_CLUSTER_KEY_FILE";
+/// Files of this process's certificate, its private key and the certificates it believes.
+const TLS_FILES: [&str; 3] =
+    ["TIDEMILL_CLUSTER_TLS_CERT", "TIDEMILL_CLUSTER_TLS_KEY", "TIDEMILL_CLUSTER_TLS_CA"];
 const RUN_ID: &str = "TIDEMILL_RUN_ID";
 
 /// What a supervisor tells a worker.
@@ -177,6 +182,8 @@ impl ProcessArgs {
             false => secret()?,
         };
         Key::new(key.as_bytes())?;
+        // Said once here, and not by every worker.
+        tls()?;
         let folder = tempfile_folder(is_local)?;
         let hosts = folder.as_ref().map(|folder| folder.0.join("hosts"));
         let policy = Policy {
@@ -235,6 +242,23 @@ fn secret() -> Result<String> {
     std::fs::read_to_string(&path)
         .with_context(|| format!("the cluster key \"{path}\" cannot be read; see {KEY_FILE}"))
         .map_err(Refused::config)
+}
+
+/// TLS between processes, where the environment names its three files.
+fn tls() -> Result<Option<Tls>> {
+    let paths = TLS_FILES.map(variable);
+    if paths.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let read = |place: usize| -> Result<Vec<u8>> {
+        let name = TLS_FILES[place];
+        let path = paths[place].as_ref().ok_or_else(|| {
+            anyhow!("{name} is missing; TLS takes {}, or none of them", TLS_FILES.join(", "))
+        })?;
+        std::fs::read(path).with_context(|| format!("\"{path}\" cannot be read; see {name}"))
+    };
+    let read = || -> Result<Tls> { Ok(Tls::new(&read(0)?, &read(1)?, &read(2)?)?) };
+    read().map(Some).map_err(Refused::config)
 }
 
 /// The name of a run: given from outside, so that it stays over restarts, or a new one.
@@ -311,6 +335,7 @@ impl Worker {
             hosts: self.hosts.clone(),
             listen: self.listen.clone(),
             key: Key::new(secret()?.as_bytes())?,
+            tls: tls()?,
             build: digest(&[env!("CARGO_PKG_VERSION"), &run::instruction_set()]),
             job: digest(&[&spec.resolved(), &format!("{flags:?}"), options]),
             rendezvous: self.rendezvous,

@@ -29,6 +29,9 @@ Examples:
 Processes that are started on several machines share a secret, in TIDEMILL_CLUSTER_KEY or in the file
 that TIDEMILL_CLUSTER_KEY_FILE names. When one of them is lost, all begin anew from the last
 checkpoint. TIDEMILL_RUN_ID names the run; without it, every start is a run of its own.
+They talk through TLS where three PEM files are named, in all processes or in none:
+  TIDEMILL_CLUSTER_TLS_CERT, TIDEMILL_CLUSTER_TLS_KEY      a certificate for the name tidemill
+  TIDEMILL_CLUSTER_TLS_CA                                  who gave it, and those of the others
 
 What happened is in runs/<date>/<run_id>/_report.json below the output, of a failed run in
 _failed/<run_id>.json. The environment says who else is told:

@@ -12,6 +12,14 @@ pub enum ClusterError {
         /// Its length.
         bytes: usize,
     },
+    /// A certificate or key of TLS that cannot be used.
+    #[error("the {what} for TLS between processes cannot be used: {problem}")]
+    Certificate {
+        /// `certificate`, `private key` or `CA`.
+        what: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
     /// The hosts file or template says nothing about a process.
     #[error("process {index} has no address: {problem}")]
     NoAddress {

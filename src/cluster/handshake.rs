@@ -160,7 +160,10 @@ pub(super) fn meet(
     judge: impl FnOnce(&Hello) -> Verdict,
 ) -> io::Result<(Hello, Verdict)> {
     let bytes: [u8; HELLO_BYTES] = read(stream)?;
-    let hello = Hello::decode(&bytes).ok_or_else(|| stranger("speaks something else"))?;
+    let hello = Hello::decode(&bytes).ok_or_else(|| match is_tls(&bytes) {
+        true => stranger(SPEAKS_TLS),
+        false => stranger("speaks something else"),
+    })?;
     let ours = nonce().map_err(io::Error::other)?;
     stream.write_all(&ours)?;
     stream.write_all(&key.sign("listener", &[&bytes, &ours]))?;
@@ -176,9 +179,24 @@ pub(super) fn meet(
 }
 
 fn read<const N: usize>(stream: &mut impl Read) -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    stream.read_exact(&mut bytes)?;
+    let (mut bytes, mut n_read) = ([0; N], 0);
+    while n_read < N {
+        match stream.read(&mut bytes[n_read..]) {
+            Ok(0) if n_read > 1 && is_tls(&bytes) => return Err(stranger(SPEAKS_TLS)),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => n_read += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
     Ok(bytes)
+}
+
+const SPEAKS_TLS: &str = "speaks TLS, and this process was given no certificates for it";
+
+/// Whether these are the first bytes of a handshake or an alert of TLS.
+fn is_tls(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x15 | 0x16, 3, ..])
 }
 
 fn stranger(what: &str) -> io::Error {

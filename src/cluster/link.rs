@@ -2,18 +2,19 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
+
+use super::tunnel::Tunnel;
 
 /// Both directions of a connection.
 #[derive(Debug)]
 pub enum Link {
     /// In the clear.
     Tcp(TcpStream),
-    /// This process's end of a tunnel: a thread takes what is written to the peer through TLS.
-    Tunnel(UnixStream),
+    /// Through TLS.
+    Tunnel(Tunnel),
 }
 
 macro_rules! either {
@@ -53,11 +54,12 @@ impl Link {
         either!(self, stream => stream.shutdown(how))
     }
 
-    pub(super) fn set_timeouts(&self, timeout: Option<Duration>) -> io::Result<()> {
-        either!(self, stream => {
-            stream.set_read_timeout(timeout)?;
-            stream.set_write_timeout(timeout)
-        })
+    /// Waits a while until what was written before [`Link::shutdown`] is with the system, which sends
+    /// it even if this process ends.
+    pub(super) fn wait_sent(&self) {
+        if let Self::Tunnel(tunnel) = self {
+            tunnel.wait_sent();
+        }
     }
 }
 
@@ -89,22 +91,28 @@ pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A link on which every read and write together end by a deadline.
+/// Lets reads and writes take this long, or for ever.
+pub(super) fn set_timeouts(stream: &TcpStream, timeout: Option<Duration>) -> io::Result<()> {
+    stream.set_read_timeout(timeout)?;
+    stream.set_write_timeout(timeout)
+}
+
+/// A connection on which every read and write together end by a deadline.
 pub(super) struct Timed<'a> {
-    link: &'a mut Link,
+    stream: &'a TcpStream,
     deadline: Instant,
 }
 
 impl<'a> Timed<'a> {
-    pub(super) fn new(link: &'a mut Link, deadline: Instant) -> Self {
-        Self { link, deadline }
+    pub(super) fn new(stream: &'a TcpStream, deadline: Instant) -> Self {
+        Self { stream, deadline }
     }
 
     fn arm(&self) -> io::Result<()> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         match left.is_zero() {
             true => Err(io::ErrorKind::TimedOut.into()),
-            false => self.link.set_timeouts(Some(left)),
+            false => set_timeouts(self.stream, Some(left)),
         }
     }
 }
@@ -112,17 +120,17 @@ impl<'a> Timed<'a> {
 impl Read for Timed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.arm()?;
-        self.link.read(buffer)
+        self.stream.read(buffer)
     }
 }
 
 impl Write for Timed<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.arm()?;
-        self.link.write(bytes)
+        self.stream.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.link.flush()
+        Ok(())
     }
 }

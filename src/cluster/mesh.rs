@@ -5,7 +5,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use super::messages::Message;
-use super::{Hosts, Key, Link};
+use super::{Hosts, Key, Link, Tls};
 
 /// Who this process is, and how it finds the others.
 pub struct Seat {
@@ -19,6 +19,8 @@ pub struct Seat {
     pub listen: String,
     /// What all of them hold and nobody else.
     pub key: Key,
+    /// Encrypts all connections, in all of the processes or in none.
+    pub tls: Option<Tls>,
     /// Digest of the program; equal in all of them.
     pub build: [u8; 32],
     /// Digest of what is to be done; equal in all of them.
@@ -57,9 +59,10 @@ pub(super) struct Control {
 }
 
 impl Drop for Control {
-    /// The reading thread holds the connection open otherwise.
+    /// The reading thread holds the connection open otherwise. The last word still arrives.
     fn drop(&mut self) {
         let _ = self.link.shutdown(Shutdown::Both);
+        self.link.wait_sent();
     }
 }
 

@@ -10,7 +10,7 @@
 //! - **Handshake** ([`Key`]): both ends prove that they hold the cluster's key (HMAC-SHA256 over fresh
 //!   nonces) before either believes a word. A stranger is dropped and costs a thread for at most five
 //!   seconds. The key says who connects; bytes after that are as safe as the network, or as TLS
-//!   ([`Tls`]).
+//!   ([`Tls`]), inside of which all of this happens then.
 //! - **Watch** ([`Watch`]): heartbeats between process 0 and everybody else. A closed connection is
 //!   noticed at once, a silent one after a limit, a run in which nothing moves after another.
 //!
@@ -26,10 +26,14 @@ mod messages;
 mod parent;
 mod rendezvous;
 mod supervisor;
+mod tls;
+mod tunnel;
 mod watch;
 
 #[cfg(test)]
 mod rendezvous_tests;
+#[cfg(test)]
+mod tls_tests;
 
 pub use error::ClusterError;
 pub use hosts::Hosts;
@@ -38,4 +42,6 @@ pub use link::Link;
 pub use mesh::{Mesh, Seat};
 pub use parent::Parent;
 pub use supervisor::{Policy, Verdict, supervise};
+pub use tls::Tls;
+pub use tunnel::Tunnel;
 pub use watch::{Limits, Lost, Pulse, Watch};

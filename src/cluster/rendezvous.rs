@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::handshake::{Hello, Purpose, Verdict, dial, meet};
-use super::link::{Timed, prepare};
+use super::link::prepare;
 use super::mesh::{Control, Controls, Event};
 use super::messages::Message;
-use super::{ClusterError, Key, Link, Mesh, Seat};
+use super::tls::Opening;
+use super::{ClusterError, Key, Link, Mesh, Seat, Tls};
 
 /// A handshake takes this long at most, whoever is at the other end.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -37,6 +38,7 @@ struct Door {
     build: [u8; 32],
     job: [u8; 32],
     key: Key,
+    tls: Option<Tls>,
     /// 0 while it is not known.
     epoch: AtomicU64,
     /// Processes with a control connection to this one.
@@ -45,6 +47,8 @@ struct Door {
     events: Sender<Event>,
     /// Handshakes under way, oldest first.
     pending: Mutex<VecDeque<(u64, TcpStream)>>,
+    /// Why the last one was dropped.
+    dropped: Mutex<Option<String>>,
 }
 
 impl Seat {
@@ -67,11 +71,13 @@ impl Seat {
             build: self.build,
             job: self.job,
             key: self.key.clone(),
+            tls: self.tls.clone(),
             epoch: AtomicU64::new(0),
             taken: Mutex::new(vec![false; self.n_processes]),
             serials: AtomicU64::new(1),
             events: sender,
             pending: Mutex::default(),
+            dropped: Mutex::default(),
         });
         let _acceptor = self.open(&door)?;
         let forming = Forming {
@@ -133,14 +139,19 @@ impl Seat {
                 }
             };
             prepare(&stream).map_err(|error| problem(&error))?;
-            let mut link = Link::Tcp(stream);
             let hello = self.hello(to, purpose, epoch);
-            let mut timed = Timed::new(&mut link, Instant::now() + HANDSHAKE);
             let later = |what: &str| Undialed::Later(format!("{address} {what}"));
-            last = match dial(&mut timed, &self.key, &hello) {
+            let opened = Opening::dial(stream, self.tls.as_ref(), Instant::now() + HANDSHAKE);
+            let mut opening = match opened {
+                Ok(opening) => opening,
+                Err(error) => {
+                    last = later(&reason(&error));
+                    continue;
+                }
+            };
+            last = match dial(&mut opening, &self.key, &hello) {
                 Ok(Verdict::Welcome { epoch }) => {
-                    link.set_timeouts(None).map_err(|error| problem(&error))?;
-                    return Ok((link, epoch));
+                    return Ok((opening.link().map_err(|error| problem(&error))?, epoch));
                 }
                 Ok(Verdict::OtherBuild) => Undialed::Never("build"),
                 Ok(Verdict::OtherJob) => Undialed::Never("job"),
@@ -148,14 +159,21 @@ impl Seat {
                 Ok(Verdict::WrongSeat) => later("is another process of the cluster"),
                 Ok(Verdict::Taken) => later("has a process of this index already"),
                 Ok(Verdict::NotYet) => later("does not expect this process yet"),
-                Err(error) if error.kind() == ErrorKind::InvalidData => later(&error.to_string()),
-                Err(error) => later(&format!("broke off: {error}")),
+                Err(error) => later(&reason(&error)),
             };
             if let Undialed::Never(_) = last {
                 break;
             }
         }
         Err(last)
+    }
+}
+
+/// Why a handshake failed, as what the other end does.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::InvalidData => error.to_string(),
+        _ => format!("broke off: {error}"),
     }
 }
 
@@ -221,6 +239,10 @@ impl Door {
         self.pending.lock().expect("no thread panics with the lock")
     }
 
+    fn dropped(&self) -> MutexGuard<'_, Option<String>> {
+        self.dropped.lock().expect("no thread panics with the lock")
+    }
+
     /// Lets a thread find out who is there.
     fn receive(self: &Arc<Self>, stream: TcpStream) {
         let (door, number) = (self.clone(), self.serials.fetch_add(1, SeqCst));
@@ -236,6 +258,10 @@ impl Door {
         let greet = move || {
             if let Err(error) = door.greet(stream) {
                 tracing::debug!(%error, "a connection was dropped");
+                // Whoever just goes away again is nobody in particular.
+                if error.kind() == ErrorKind::InvalidData {
+                    *door.dropped() = Some(error.to_string());
+                }
             }
             door.pending().retain(|(other, _)| *other != number);
         };
@@ -248,12 +274,11 @@ impl Door {
     fn greet(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
         stream.set_nonblocking(false)?;
         prepare(&stream)?;
-        let mut link = Link::Tcp(stream);
         let mut seated = None;
-        let mut timed = Timed::new(&mut link, Instant::now() + HANDSHAKE);
-        let met = meet(&mut timed, &self.key, |hello| self.judge(hello, &mut seated));
-        let met = met.and_then(|met| link.set_timeouts(None).map(|()| met));
-        let (hello, verdict) = met.inspect_err(|_| {
+        let mut opening = Opening::meet(stream, self.tls.as_ref(), Instant::now() + HANDSHAKE)?;
+        let met = meet(&mut opening, &self.key, |hello| self.judge(hello, &mut seated));
+        let met = met.and_then(|met| opening.link().map(|link| (met, link)));
+        let ((hello, verdict), link) = met.inspect_err(|_| {
             if let Some(peer) = seated {
                 self.taken()[peer] = false;
             }
@@ -558,9 +583,12 @@ impl Forming<'_> {
                 _ => {}
             }
         }
-        match missing.is_empty() {
-            true => "process 0 waits for others".to_owned(),
-            false => missing.join(", "),
+        if missing.is_empty() {
+            return "process 0 waits for others".to_owned();
         }
+        if let Some(reason) = &*self.door.dropped() {
+            missing.push(format!("the last one that was not let in {reason}"));
+        }
+        missing.join(", ")
     }
 }

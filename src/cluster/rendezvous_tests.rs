@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::tls_tests::Authority;
 use super::*;
 
 /// Where the processes of a test, which are threads, find each other.
@@ -39,6 +40,7 @@ impl Town {
             hosts: Hosts::File(path.clone()),
             listen: "127.0.0.1:0".to_owned(),
             key: Key::new(b"a key of the tests").unwrap(),
+            tls: None,
             build: [1; 32],
             job: [2; 32],
             rendezvous: Duration::from_secs(30),
@@ -265,4 +267,48 @@ fn silence_is_noticed() {
     let watch = meshes.pop().unwrap().watch(Arc::new(Pulse::default()), limits, told).unwrap();
     assert_eq!(wait_for(&lost), Lost::Silent { index: 1, seconds: 1 });
     drop(watch);
+}
+
+#[test]
+fn processes_form_and_part_through_tls() {
+    let (town, tls) = (Town::new(3), Authority::new().member());
+    let seat = |index| Seat { tls: Some(tls.clone()), ..town.seat(index) };
+    let mut meshes = joined((0..3).map(|index| form(seat(index))).collect());
+    check(&mut meshes);
+    let limits = Limits { beat: Duration::from_millis(5), ..Limits::default() };
+    let lost = Arc::new(Mutex::new(Vec::new()));
+    let watch = |mesh: Mesh| {
+        let lost = lost.clone();
+        let told = move |reason| lost.lock().unwrap().push(reason);
+        mesh.watch(Arc::new(Pulse::default()), limits, told).unwrap()
+    };
+    let watches: Vec<_> = meshes.into_iter().map(watch).collect();
+    thread::sleep(Duration::from_millis(50));
+    for (links, watch) in watches {
+        drop(links);
+        drop(watch);
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(*lost.lock().unwrap(), []);
+}
+
+#[test]
+fn a_process_without_tls_does_not_get_in_and_both_say_why() {
+    let tls = Authority::new().member();
+    for (first, second, words) in [
+        (Some(&tls), None, ["does not speak TLS", "speaks TLS, and this process"]),
+        (None, Some(&tls), ["speaks TLS, and this process", "TLS"]),
+    ] {
+        let town = Town::new(2);
+        let seat = |index, tls: Option<&Tls>| Seat {
+            tls: tls.cloned(),
+            rendezvous: Duration::from_millis(700),
+            ..town.seat(index)
+        };
+        let threads = [form(seat(0, first)), form(seat(1, second))];
+        for (thread, word) in threads.into_iter().zip(words) {
+            let error = thread.join().unwrap().err().unwrap();
+            assert!(error.is_temporary() && error.to_string().contains(word), "{error}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 
 use crate::fixture::{Sandbox, digests};
@@ -354,4 +355,47 @@ fn a_machine_that_comes_late_or_again_is_waited_for() {
         let output = other.end();
         assert!(output.status.success(), "{}", stderr(&output));
     }
+}
+
+/// Files of a certificate for `tidemill`, its key and the CA that gave it, and the variables that name
+/// them.
+fn certify(sandbox: &Sandbox, folder: &str) -> [(&'static str, PathBuf); 3] {
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let ca = params.self_signed(&key).unwrap().pem();
+    let (issuer, key) = (Issuer::new(params, key), KeyPair::generate().unwrap());
+    let params = CertificateParams::new(["tidemill".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+    let folder = sandbox.path(folder);
+    fs::create_dir(&folder).unwrap();
+    [
+        ("TIDEMILL_CLUSTER_TLS_CERT", "tls.crt", certificate),
+        ("TIDEMILL_CLUSTER_TLS_KEY", "tls.key", key.serialize_pem()),
+        ("TIDEMILL_CLUSTER_TLS_CA", "ca.crt", ca),
+    ]
+    .map(|(variable, file, text)| {
+        fs::write(folder.join(file), text).unwrap();
+        (variable, folder.join(file))
+    })
+}
+
+#[test]
+fn processes_that_talk_through_tls_publish_the_same_bytes() {
+    let (sandbox, wanted) = shop();
+    let run = |files: &[(&str, PathBuf)]| {
+        let several = ["--local-processes", "3", "--threads", "1", "--rendezvous-seconds", "5"];
+        let mut command = sandbox.command(&[&RUN[..], &several].concat());
+        command.envs(files.iter().cloned()).output().unwrap()
+    };
+    let files = certify(&sandbox, "ours");
+    assert_eq!(published(&run(&files)), wanted);
+    let [.., other_ca] = certify(&sandbox, "theirs");
+    let distrustful = run(&[files[0].clone(), files[1].clone(), other_ca]);
+    let (code, told) = (distrustful.status.code(), stderr(&distrustful));
+    assert!(code == Some(75) && told.contains("does not get along in TLS"), "{told}");
+    let partial = run(&files[..2]);
+    let (code, told) = (partial.status.code(), stderr(&partial));
+    assert!(code == Some(78) && told.contains("TIDEMILL_CLUSTER_TLS_CA is missing"), "{told}");
+    assert_eq!(told.lines().filter(|line| line.contains("error: ")).count(), 1, "{told}");
 }
