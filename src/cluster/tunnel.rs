@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::Connection;
 
@@ -118,6 +118,21 @@ impl Pumps {
         // Nothing is ever received: either the sender is gone, or the time is over.
         let _ = is_sent.recv_timeout(SENT_WITHIN);
     }
+
+    /// Ends the thread that receives, whatever the peer still sends.
+    ///
+    /// A connection that is shut tells its peer of no more room: where there was none, the peer would
+    /// wait for a minute before it heard that nobody is there. So what has arrived is taken first.
+    fn stop_receiving(&self) {
+        let (tcp, end) = (&self.shared.tcp, Instant::now() + SENT_WITHIN);
+        // From here on the thread ends when it finds nothing, unless it waits already.
+        let _ = tcp.set_nonblocking(true);
+        let is_receiving = || self.threads.last().is_some_and(|thread| !thread.is_finished());
+        while is_receiving() && matches!(tcp.peek(&mut [0]), Ok(1..)) && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _ = tcp.shutdown(Shutdown::Both);
+    }
 }
 
 impl Drop for Pumps {
@@ -127,7 +142,7 @@ impl Drop for Pumps {
             self.shared.break_off();
         }
         self.wait_sent();
-        let _ = self.shared.tcp.shutdown(Shutdown::Both);
+        self.stop_receiving();
         for thread in self.threads.drain(..) {
             // If it panicked, the connection has ended and that has been noticed.
             let _ = thread.join();
@@ -178,7 +193,10 @@ impl Shared {
             let n_read = read(&self.inner, &mut plain)?;
             sealed.clear();
             self.seal(&plain[..n_read], &mut sealed)?;
-            (&self.tcp).write_all(&sealed)?;
+            if (&self.tcp).write_all(&sealed).is_err() {
+                // The peer is gone. What it said before, and its end, are for the other direction.
+                return self.inner.shutdown(Shutdown::Read);
+            }
             if n_read == 0 {
                 return self.tcp.shutdown(Shutdown::Write);
             }
