@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -100,6 +100,9 @@ pub fn supervise(
 }
 
 const TICK: Duration = Duration::from_millis(20);
+
+/// For what a process said just before it ended to arrive.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 enum Judged {
     Is(Verdict),
@@ -190,7 +193,7 @@ impl Set {
             }
             let statuses: Vec<_> = self.children.iter().filter_map(|child| child.status).collect();
             if statuses.len() == self.children.len() {
-                self.listen();
+                self.hear_out();
                 return Ended::All(statuses);
             }
             if statuses.iter().any(|status| !status.success()) {
@@ -211,24 +214,34 @@ impl Set {
         }
     }
 
+    /// Takes what has been said so far.
     fn listen(&mut self) {
-        loop {
-            match self.words.try_recv() {
-                Ok((process, word)) => {
-                    self.children[process].heard = Instant::now();
-                    match word {
-                        Word::Listening(port) => {
-                            self.hosts.ports[process] = Some(port);
-                            // Whoever reads it before it is whole tries again.
-                            let _ = self.hosts.write();
-                        }
-                        Word::Formed => self.is_formed = true,
-                        Word::Reached(place) => self.reached = self.reached.max(place),
-                        Word::Beat => {}
-                    }
-                }
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+        while let Ok((process, word)) = self.words.try_recv() {
+            self.take(process, word);
+        }
+    }
+
+    /// Takes the last words of processes that have ended. Something that they started may hold their
+    /// end of the line open, so not for ever.
+    fn hear_out(&mut self) {
+        let until = Instant::now() + LAST_WORDS;
+        let left = || until.saturating_duration_since(Instant::now());
+        while let Ok((process, word)) = self.words.recv_timeout(left()) {
+            self.take(process, word);
+        }
+    }
+
+    fn take(&mut self, process: usize, word: Word) {
+        self.children[process].heard = Instant::now();
+        match word {
+            Word::Listening(port) => {
+                self.hosts.ports[process] = Some(port);
+                // Whoever reads it before it is whole tries again.
+                let _ = self.hosts.write();
             }
+            Word::Formed => self.is_formed = true,
+            Word::Reached(place) => self.reached = self.reached.max(place),
+            Word::Beat => {}
         }
     }
 }
