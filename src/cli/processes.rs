@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::clock;
+use super::telemetry::variable;
 use crate::cluster::{
     Hosts, Key, Limits, Lost, Parent, Policy, Pulse, Seat, Tls, Verdict, supervise,
 };
@@ -222,10 +223,6 @@ fn check_count(flag: &str, n_processes: usize) -> Result<()> {
             Err(Refused::usage(anyhow!("{flag} {n_processes} is out of range; write 1 to 4096")))
         }
     }
-}
-
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// The cluster's key, from the environment or the file that it names.

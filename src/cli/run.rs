@@ -84,11 +84,12 @@ fn supervise(args: &RunArgs, role: (usize, usize, usize)) -> Result<u8> {
     let is_told = matches!(verdict, Ok(Verdict::Done | Verdict::Ended(_)));
     let concluded = verdict.and_then(processes::conclude);
     if let (false, Some(telemetry)) = (is_told, telemetry) {
-        let error = match &concluded {
-            Ok(code) => Refused::temporary(anyhow!("the processes ended with code {code}")),
-            Err(error) => anyhow!("{error:#}").context(Refused::temporary(anyhow!("lost"))),
+        let ended = |code| Refused::temporary(anyhow!("the processes ended with code {code}"));
+        let report = match &concluded {
+            Ok(code) => run::report_lost(&request, &ended(code)),
+            Err(error) => run::report_lost(&request, error),
         };
-        telemetry.end(&run::report_lost(request, error), None);
+        telemetry.end(&report, None);
     }
     concluded
 }

@@ -77,7 +77,7 @@ impl std::error::Error for Refused {
 }
 
 impl Refused {
-    fn with_code(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
+    pub(super) fn with_code(code: u8, error: impl Into<anyhow::Error>) -> anyhow::Error {
         anyhow!(Self { code, error: error.into() })
     }
 

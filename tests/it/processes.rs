@@ -248,6 +248,17 @@ fn what_stops_one_process_stops_all_with_its_code_and_one_line() {
         assert!(errors.len() == 1 && errors[0].contains(word), "{stderr}");
     }
     assert!(!sandbox.path("out/current.json").exists());
+    let failed = fs::read_dir(sandbox.path("out/_failed")).into_iter().flatten();
+    failed.for_each(|report| fs::remove_file(report.unwrap().path()).unwrap());
+    // What no worker lived to tell is told by the supervisor, with the code that it ends with.
+    let several = ["--processes", "2", "--index", "0", "--host-template", "localhost:{index}"];
+    let mut short = sandbox.command(&[&RUN[..], &several].concat());
+    let output = short.env("TIDEMILL_CLUSTER_KEY", "short").output().unwrap();
+    assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+    let report = fs::read_dir(sandbox.path("out/_failed")).unwrap().next().unwrap().unwrap();
+    let report: Value = serde_json::from_slice(&fs::read(report.path()).unwrap()).unwrap();
+    assert_eq!(report["exit_code"], 78, "{report}");
+    assert!(report["error"].as_str().unwrap().starts_with("the cluster key"), "{report}");
     // A damaged file, which one of the processes meets, is left out by all of them.
     let whole = fs::read(sandbox.path("shop/events.parquet")).unwrap();
     let log = sandbox.path("log");
