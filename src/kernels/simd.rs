@@ -16,14 +16,17 @@ pub trait Kernel {
     fn run(self) -> Self::Output;
 }
 
-/// Runs `kernel` with AVX2 and FMA where the machine has them, else as the target is compiled
-/// (which has both kinds of instruction on ARM64).
+/// Runs `kernel` with AVX-512 or AVX2 where the machine has them, else as the target is compiled
+/// (which has such instructions on ARM64).
 #[inline]
 pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        #[expect(unsafe_code, reason = "both features were detected on the line above")]
-        return unsafe { with_avx2(kernel) };
+    match level() {
+        #[expect(unsafe_code, reason = "the level says that all its features were detected")]
+        Level::Avx512 => return unsafe { with_avx512(kernel) },
+        #[expect(unsafe_code, reason = "the level says that all its features were detected")]
+        Level::Avx2 => return unsafe { with_avx2(kernel) },
+        Level::Plain => {}
     }
     kernel.run()
 }
@@ -31,10 +34,45 @@ pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
 /// The instructions that [`dispatch`] chooses on this machine.
 pub fn chosen() -> &'static str {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        return "x86_64 with AVX2 and FMA";
+    match level() {
+        Level::Avx512 => return "x86_64 with AVX-512",
+        Level::Avx2 => return "x86_64 with AVX2 and FMA",
+        Level::Plain => {}
     }
     std::env::consts::ARCH
+}
+
+/// What a kernel is compiled for.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Plain,
+    Avx2,
+    Avx512,
+}
+
+/// The highest level of this machine; the standard library remembers what it detected.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn level() -> Level {
+    use std::arch::is_x86_feature_detected as detected;
+    if !(detected!("avx2") && detected!("fma")) {
+        Level::Plain
+    } else if detected!("avx512f")
+        && detected!("avx512bw")
+        && detected!("avx512dq")
+        && detected!("avx512vl")
+    {
+        Level::Avx512
+    } else {
+        Level::Avx2
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn with_avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run()
 }
 
 #[cfg(target_arch = "x86_64")]
