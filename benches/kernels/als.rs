@@ -79,7 +79,8 @@ fn assert_close(found: &[f32], expected: &[f32]) {
 struct Model {
     interactions: ItemLists,
     confidences: Vec<f32>,
-    by_item: ByItem,
+    tiles: ByItem,
+    lists: ByItem,
     users: Vec<f32>,
     items: Vec<f32>,
     gram_items: Vec<f32>,
@@ -96,10 +97,11 @@ impl Model {
             interactions.items.iter().map(|item| 1.0 + (item.0 % 5) as f32).collect();
         let of_users =
             Users { interactions: &interactions, confidences: &confidences, solved: None };
-        let by_item = ByItem::new([(0, of_users)].into_iter(), n_items);
+        let [tiles, lists] = [Walk::Tiles, Walk::ItemByItem]
+            .map(|walk| on_one_thread(|| ByItem::new(vec![(0, of_users)], n_items, walk)));
         let (users, items) = (factors(n_users, 1), factors(n_items, 1 << 32));
         let gram_items = on_one_thread(|| rounded(&gram(&items, N_FACTORS)));
-        Self { interactions, confidences, by_item, users, items, gram_items }
+        Self { interactions, confidences, tiles, lists, users, items, gram_items }
     }
 
     fn n_pairs(&self) -> usize {
@@ -164,10 +166,13 @@ impl Model {
 
     fn items_by_kernel(&self, walk: Walk) -> Vec<f32> {
         let users = self.fixed(&self.users);
-        let request = Request { by_item: &self.by_item, users, term: Term::Product, walk };
-        let n_users = (self.users.len() / N_FACTORS) as u32;
+        let by_item = match walk {
+            Walk::Tiles => &self.tiles,
+            Walk::ItemByItem => &self.lists,
+        };
+        let request = Request { by_item: by_item, users, term: Term::Product };
         let all = 0..self.items.len() / N_FACTORS;
-        on_one_thread(|| sums(request, all, 0..n_users, &self.items)).values
+        on_one_thread(|| sums(request, all, 0..1, &self.items)).values
     }
 
     /// User after user, each item of theirs.

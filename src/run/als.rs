@@ -19,7 +19,7 @@ use super::{Refused, Worker};
 use crate::dataflow::Outgoing;
 use crate::job::spec::Als;
 use crate::kernels::als::gram::{gram, rounded};
-use crate::kernels::als::item_sums::{self, ByItem, Request, Sums, Term, Walk};
+use crate::kernels::als::item_sums::{self, ByItem, ITEMS_PER_TASK, Request, Sums, Term, Walk};
 use crate::kernels::als::loss::{Loss, Rest, ShardLoss, loss, of_users};
 use crate::kernels::als::rows::{CgRows, SolveError, System, check_finite, solve_normal};
 use crate::kernels::als::start::start;
@@ -159,7 +159,6 @@ struct Fit<'a> {
     /// Whether each user of each shard takes part.
     fitted: Vec<Vec<bool>>,
     by_item: ByItem,
-    walk: Walk,
     /// Item factors, whole.
     items: Vec<f32>,
     /// User factors of this process, shard after shard.
@@ -183,14 +182,12 @@ impl<'a> Fit<'a> {
         };
         let fitted: Vec<Vec<bool>> = prepared.shards.iter().map(takes_part).collect();
         let n_items = prepared.item_ids.len();
+        let of_shard = |(shard, (observed, fitted)): (&'a Histories, (&Observed, &Vec<bool>))| {
+            (shard.shard, observed.users(shard, Some(fitted)))
+        };
         let shards = prepared.shards.iter().zip(observed.iter().zip(&fitted));
-        let by_item = ByItem::new(
-            shards.map(|(shard, (observed, fitted))| {
-                (shard.shard, observed.users(shard, Some(fitted)))
-            }),
-            n_items,
-        );
-        let (n_observed, n_positive) = by_item.counts();
+        let (n_observed, n_positive) =
+            item_sums::counts(shards.clone().map(of_shard).map(|(_, users)| users), n_items);
         let n_observed = worker.shell.collectives.all_reduce_sum(n_observed)?;
         let n_positive = worker.shell.collectives.all_reduce_sum(n_positive)?;
         let in_fit = |(shard, fitted): (&Histories, &Vec<bool>)| {
@@ -206,7 +203,16 @@ impl<'a> Fit<'a> {
         let lambdas = lambdas.collect();
         let stride = stride(n_factors);
         let n_rows: usize = prepared.shards.iter().map(Histories::n_users).sum();
-        let walk = Walk::faster(&by_item, prepared.shards.len(), stride);
+        let n_pairs = observed.iter().map(|observed| observed.confidences.len()).sum();
+        let walk = match section.solver() {
+            Solver::ConjugateGradient { .. } => {
+                Walk::faster(n_pairs, n_items, n_rows, prepared.shards.len(), stride)
+            }
+            // Triangles of many items at once fit no cache.
+            Solver::Cholesky => Walk::ItemByItem,
+        };
+        let by_item =
+            worker.pool.install(|| ByItem::new(shards.map(of_shard).collect(), n_items, walk));
         Ok(Self {
             prepared,
             objective,
@@ -216,7 +222,6 @@ impl<'a> Fit<'a> {
             observed,
             fitted,
             by_item,
-            walk,
             items: starting_items(&prepared.item_ids, &n_observed, n_factors, section.seed),
             users: vec![0.0; n_rows * stride],
             lambdas,
@@ -385,13 +390,14 @@ impl<'a> Fit<'a> {
         Ok(stopped)
     }
 
-    /// Items whose sums are held at once.
+    /// Items whose sums are held at once: whole tasks.
     fn items_per_chunk(&self) -> usize {
         let term = match self.solver {
             Solver::ConjugateGradient { .. } => Term::Product,
             Solver::Cholesky => Term::Normal,
         };
-        (ITEM_SUMS_BYTES as usize / (4 * item_sums::width(term, self.n_factors))).max(1)
+        let items = ITEM_SUMS_BYTES as usize / (4 * item_sums::width(term, self.n_factors));
+        (items / ITEMS_PER_TASK).max(1) * ITEMS_PER_TASK
     }
 
     /// Conjugate gradient on a chunk of items; returns how many this process's rows stopped early.
@@ -442,12 +448,11 @@ impl<'a> Fit<'a> {
     /// The sums of this process's slice of a chunk over the users of all processes.
     fn sums(&self, worker: &mut Worker<'_>, chunk: &Range<usize>, term: Term, v: &[f32]) -> Sums {
         let users = system(&self.objective, &self.users, self.n_factors, &[]).fixed;
-        let request = Request { by_item: &self.by_item, users, term, walk: self.walk };
+        let request = Request { by_item: &self.by_item, users, term };
         let subtrees = subtrees(worker);
         let parts: Vec<(u32, Sums)> = worker.pool.install(|| {
             let of_subtree = |shards: Range<u32>| {
-                let rows = self.by_item.rows_of(&shards);
-                (shards.start, item_sums::sums(request, chunk.clone(), rows, v))
+                (shards.start, item_sums::sums(request, chunk.clone(), shards, v))
             };
             subtrees.into_iter().map(of_subtree).collect()
         });

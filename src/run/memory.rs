@@ -8,6 +8,7 @@ use super::predict::{self, Cluster};
 use super::{Refused, prepare, scan};
 use crate::job::plan::{FilePlan, Plan};
 use crate::job::spec::{HistoryWeights, ItemNeighbors};
+use crate::kernels::als::item_sums::ITEMS_PER_TASK;
 use crate::kernels::als::stride;
 use crate::types::IdType;
 
@@ -173,8 +174,9 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
     let als_bytes = match row {
         0 => 0,
         row => {
-            let sums = 5 * chunk + shared(4 * chunk);
-            held + 12 * pairs + 8 * items + row * (items + 2 * users) + sums + encoded
+            let tile = ITEMS_PER_TASK as u64 * row * (3 + u64::from(plan.n_shards.ilog2()));
+            let sums = 5 * chunk + shared(4 * chunk) + threads * tile;
+            held + 14 * pairs + 8 * items + row * (items + 2 * users) + sums + encoded
         }
     };
     let factors = if row == 0 { 0 } else { 4 * pairs + row * (2 * items + users) };

@@ -63,8 +63,8 @@ fn log(golden: &Value, case: &Value) -> Log {
 
 /// `iterations` of a user half and an item half from these item factors: users and items.
 fn fit(log: &Log, mut y: Vec<f32>, solver: Solver, iterations: u64) -> (Vec<f32>, Vec<f32>) {
-    let (stride, by_item) = (stride(log.n_factors), log.by_item());
-    let (items, users) = (0..log.n_items, 0..log.n_users() as u32);
+    let (stride, by_item) = (stride(log.n_factors), log.by_item(Walk::ItemByItem));
+    let (items, shards) = (0..log.n_items, 0..log.shards.len() as u32);
     let lambdas = log.lambdas_of_items();
     let mut x = vec![0.0; log.n_users() * stride];
     for _ in 0..iterations {
@@ -80,9 +80,8 @@ fn fit(log: &Log, mut y: Vec<f32>, solver: Solver, iterations: u64) -> (Vec<f32>
         let system = log.system(&x, &gram_users);
         let sums_of = |term, v: &[f32]| {
             let users_factors = log.fixed(&x);
-            let request =
-                Request { by_item: &by_item, users: users_factors, term, walk: Walk::ItemByItem };
-            sums(request, items.clone(), users.clone(), v)
+            let request = Request { by_item: &by_item, users: users_factors, term };
+            sums(request, items.clone(), shards.clone(), v)
         };
         match solver {
             Solver::ConjugateGradient { steps } => {

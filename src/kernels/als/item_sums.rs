@@ -8,10 +8,17 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::pairs::{Fixed, Pairs, add_product, add_residual};
+use super::tiles::{ITEMS_PER_TILE, RangeSums, ShardTiles, tiles};
 use super::tree::TreeSum;
 use super::triangle;
 use super::users::Users;
-use crate::kernels::simd::{Kernel, dispatch};
+use crate::kernels::simd::{Simd, SimdKernel, dispatch_simd};
+
+/// Items handled by one task, and so the range of a tile.
+pub const ITEMS_PER_TASK: usize = ITEMS_PER_TILE;
+
+/// Pairs between one whose factors are asked for and the one that is added, item by item.
+const AHEAD: usize = 32;
 
 /// Which sum over the observed pairs of an item is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,34 +39,108 @@ pub fn width(term: Term, n_factors: usize) -> usize {
     }
 }
 
-/// The interactions of a process's users by item: 8 bytes per interaction and 8 per item.
+/// The pairs of a process's users in the order in which they are added up.
 #[derive(Debug)]
 pub struct ByItem {
+    /// Shards of the process with pairs, ascending.
+    shards: Vec<u32>,
+    order: Order,
+}
+
+#[derive(Debug)]
+enum Order {
+    Lists(Lists),
+    Tiles(Vec<ShardTiles>),
+}
+
+/// In which order the leaves are visited. The bits are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walk {
+    /// Item after item: each item's users through all shards. 8 bytes per pair and per item.
+    ItemByItem,
+    /// Shard after shard within a range of items: the users' factors of a shard stay in the cache.
+    /// 10 bytes per pair.
+    Tiles,
+}
+
+impl Walk {
+    /// The faster one, by estimate: tiles pay where a shard's factors fit a core's second cache and
+    /// are read several times per range of items.
+    pub fn faster(
+        n_pairs: usize,
+        n_items: usize,
+        n_users: usize,
+        n_shards: usize,
+        stride: usize,
+    ) -> Self {
+        let shard_bytes = 4 * stride * n_users / n_shards.max(1);
+        let pairs_per_leaf = n_pairs / (n_items * n_shards).max(1);
+        if n_shards > 1 && shard_bytes <= 1 << 20 && pairs_per_leaf >= 2 {
+            Self::Tiles
+        } else {
+            Self::ItemByItem
+        }
+    }
+}
+
+impl ByItem {
+    /// Sorts the pairs of the users that are solved for; shards ascend.
+    ///
+    /// Cost: O(pairs + items · shards) time, tiles on all threads of the pool.
+    ///
+    /// # Panics
+    /// If an item is not below `n_items`.
+    pub fn new(shards: Vec<(u32, Users<'_>)>, n_items: usize, walk: Walk) -> Self {
+        let numbers = shards.iter().map(|(shard, _)| *shard).collect();
+        let order = match walk {
+            Walk::ItemByItem => Order::Lists(Lists::new(&shards, n_items)),
+            Walk::Tiles => Order::Tiles(tiles(&shards, n_items)),
+        };
+        Self { shards: numbers, order }
+    }
+
+    /// The places of some shards among those of this process.
+    fn places(&self, shards: &Range<u32>) -> Range<usize> {
+        let below = |end: u32| self.shards.partition_point(|&shard| shard < end);
+        below(shards.start)..below(shards.end)
+    }
+}
+
+/// Observed pairs of each item, and those with a positive weight, of the users that are solved for.
+pub fn counts<'a>(shards: impl Iterator<Item = Users<'a>>, n_items: usize) -> (Vec<i64>, Vec<i64>) {
+    let (mut observed, mut positive) = (vec![0; n_items], vec![0; n_items]);
+    for users in shards {
+        for row in users.solved_rows() {
+            let pairs = users.of(row);
+            for (item, &confidence) in pairs.rows.iter().zip(pairs.confidences) {
+                observed[item.index()] += 1;
+                positive[item.index()] += i64::from(confidence > 0.0);
+            }
+        }
+    }
+    (observed, positive)
+}
+
+/// Pairs item by item.
+#[derive(Debug)]
+struct Lists {
     offsets: Vec<u64>,
     /// Users of this process, counted through its shards; ascending per item.
     rows: Vec<u32>,
     confidences: Vec<f32>,
-    /// Shard of each user.
-    shard_of_row: Vec<u16>,
+    /// Place of each user's shard among those of the process.
+    place_of_row: Vec<u16>,
+    /// Where the users of each shard begin, and the end of the last.
+    first_rows: Vec<u32>,
 }
 
-impl ByItem {
-    /// Sorts the interactions of the users that are solved for by item; shards come in order.
-    ///
-    /// # Panics
-    /// If an item is not below `n_items`.
-    pub fn new<'a>(shards: impl Iterator<Item = (u32, Users<'a>)> + Clone, n_items: usize) -> Self {
-        let pairs = |(shard, users): (u32, Users<'a>)| {
-            let rows = 0..users.interactions.ends.len();
-            rows.map(move |row| {
-                let left_out = users.solved.is_some_and(|solved| !solved[row]);
-                let none = Pairs { rows: &[], confidences: &[] };
-                (shard, if left_out { none } else { users.of(row) })
-            })
-        };
+impl Lists {
+    fn new(shards: &[(u32, Users<'_>)], n_items: usize) -> Self {
         let mut offsets = vec![0u64; n_items + 1];
-        for (_, pairs) in shards.clone().flat_map(pairs) {
-            pairs.rows.iter().for_each(|item| offsets[item.index() + 1] += 1);
+        for (_, users) in shards {
+            for row in users.solved_rows() {
+                users.of(row).rows.iter().for_each(|item| offsets[item.index() + 1] += 1);
+            }
         }
         for item in 0..n_items {
             offsets[item + 1] += offsets[item];
@@ -67,34 +148,24 @@ impl ByItem {
         let n_pairs = offsets[n_items] as usize;
         let mut next = offsets.clone();
         let (mut rows, mut confidences) = (vec![0u32; n_pairs], vec![0.0f32; n_pairs]);
-        let mut shard_of_row = Vec::new();
-        for (shard, pairs) in shards.flat_map(pairs) {
-            for (item, &confidence) in pairs.rows.iter().zip(pairs.confidences) {
-                let slot = next[item.index()] as usize;
-                next[item.index()] += 1;
-                (rows[slot], confidences[slot]) = (shard_of_row.len() as u32, confidence);
+        let (mut place_of_row, mut first_rows) = (Vec::new(), vec![0]);
+        for (place, (_, users)) in shards.iter().enumerate() {
+            let first = place_of_row.len();
+            for row in users.solved_rows() {
+                let pairs = users.of(row);
+                for (item, &confidence) in pairs.rows.iter().zip(pairs.confidences) {
+                    let slot = next[item.index()] as usize;
+                    next[item.index()] += 1;
+                    (rows[slot], confidences[slot]) = ((first + row) as u32, confidence);
+                }
             }
-            shard_of_row.push(shard as u16);
+            place_of_row.resize(first + users.len(), place as u16);
+            first_rows.push(place_of_row.len() as u32);
         }
-        Self { offsets, rows, confidences, shard_of_row }
+        Self { offsets, rows, confidences, place_of_row, first_rows }
     }
 
-    /// Observed pairs of each item, and those with a positive weight.
-    pub fn counts(&self) -> (Vec<i64>, Vec<i64>) {
-        let of_item = |ends: &[u64]| {
-            let confidences = &self.confidences[ends[0] as usize..ends[1] as usize];
-            let positive = confidences.iter().filter(|&&confidence| confidence > 0.0).count();
-            (confidences.len() as i64, positive as i64)
-        };
-        self.offsets.windows(2).map(of_item).unzip()
-    }
-
-    /// The rows of the users of some shards of this process.
-    pub fn rows_of(&self, shards: &Range<u32>) -> Range<u32> {
-        let below = |end: u32| self.shard_of_row.partition_point(|&shard| u32::from(shard) < end);
-        below(shards.start) as u32..below(shards.end) as u32
-    }
-
+    /// The pairs of an item with some users.
     fn of(&self, item: usize, rows: &Range<u32>) -> Range<usize> {
         let all = self.offsets[item] as usize..self.offsets[item + 1] as usize;
         let of_item = &self.rows[all.clone()];
@@ -108,30 +179,6 @@ impl ByItem {
     }
 }
 
-/// In which order the leaves are visited. The bits are the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Walk {
-    /// Item after item: each item's users through all shards.
-    ItemByItem,
-    /// Shard after shard within a range of items: the users' factors of a shard stay in the cache.
-    Tiles,
-}
-
-impl Walk {
-    /// The faster one, by estimate: tiles pay where a shard's factors fit a core's second cache and
-    /// are read several times per range of items.
-    pub fn faster(by_item: &ByItem, n_shards: usize, stride: usize) -> Self {
-        let (n_items, n_pairs) = (by_item.offsets.len() - 1, by_item.rows.len());
-        let shard_bytes = 4 * stride * by_item.shard_of_row.len() / n_shards.max(1);
-        let pairs_per_leaf = n_pairs / (n_items * n_shards).max(1);
-        if n_shards > 1 && shard_bytes <= 1 << 20 && pairs_per_leaf >= 2 {
-            Self::Tiles
-        } else {
-            Self::ItemByItem
-        }
-    }
-}
-
 /// What is summed up for whom.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
@@ -141,8 +188,6 @@ pub struct Request<'a> {
     pub users: Fixed<'a>,
     /// Which sum.
     pub term: Term,
-    /// Order of the leaves.
-    pub walk: Walk,
 }
 
 /// Sums of a range of items over some users.
@@ -154,29 +199,29 @@ pub struct Sums {
     pub present: Vec<bool>,
 }
 
-/// Items handled by one task, and so the range of a tile.
-const ITEMS_PER_TASK: usize = 512;
-
-/// Sums over the users in `rows`, whole shards of an aligned subtree, for the items in `items`.
+/// Sums over the users of some shards, an aligned subtree, for the items in `items`, which start at a
+/// multiple of [`ITEMS_PER_TASK`].
 ///
 /// `v` is `[items, stride]`. Cost: O(pairs · n_factors) time on all threads of the pool, for
-/// [`Term::Normal`] O(pairs · n_factors²); the result, and per thread log2(shards) times the sums of
-/// 512 items for [`Walk::Tiles`].
-pub fn sums(request: Request<'_>, items: Range<usize>, rows: Range<u32>, v: &[f32]) -> Sums {
+/// [`Term::Normal`] O(pairs · n_factors²); the result, and per thread about log2(shards) times the sums
+/// of 1,024 items for [`Walk::Tiles`].
+pub fn sums(request: Request<'_>, items: Range<usize>, shards: Range<u32>, v: &[f32]) -> Sums {
     let Fixed { n_factors, stride, .. } = request.users;
     let width = width(request.term, n_factors);
     assert!(request.term == Term::Normal || v.len() == items.len() * stride, "a row per item");
+    assert!(items.start.is_multiple_of(ITEMS_PER_TASK), "items start at a whole task");
     let mut sums =
         Sums { values: vec![0.0; items.len() * width], present: vec![false; items.len()] };
+    let places = request.by_item.places(&shards);
     let tasks = sums
         .values
         .par_chunks_mut(ITEMS_PER_TASK * width)
         .zip(sums.present.par_chunks_mut(ITEMS_PER_TASK));
     tasks.enumerate().for_each(|(task, (values, present))| {
         let first = task * ITEMS_PER_TASK;
-        let v = if v.is_empty() { v } else { &v[first * stride..] };
-        let rows = rows.clone();
-        dispatch(Task { request, first: items.start + first, rows, v, values, present, width });
+        let v = if v.is_empty() { v } else { &v[first * stride..][..present.len() * stride] };
+        let (first, places) = (items.start + first, places.clone());
+        dispatch_simd(Task { request, first, places, v, values, present, width });
     });
     sums
 }
@@ -184,82 +229,92 @@ pub fn sums(request: Request<'_>, items: Range<usize>, rows: Range<u32>, v: &[f3
 struct Task<'a> {
     request: Request<'a>,
     first: usize,
-    rows: Range<u32>,
+    /// Places of the shards.
+    places: Range<usize>,
     v: &'a [f32],
     values: &'a mut [f32],
     present: &'a mut [bool],
     width: usize,
 }
 
-impl Kernel for Task<'_> {
+impl SimdKernel for Task<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
-        match self.request.walk {
-            Walk::ItemByItem => self.item_by_item(),
-            Walk::Tiles => self.tiles(),
+    fn run<S: Simd>(self, simd: S) {
+        let Request { by_item, users, term } = self.request;
+        match &by_item.order {
+            Order::Lists(lists) => self.item_by_item(simd, lists),
+            Order::Tiles(shards) => {
+                let range = RangeSums { users, term, v: self.v, width: self.width };
+                let shards = shards[self.places].iter();
+                let at = self.first / ITEMS_PER_TASK;
+                range.run(simd, at, shards, self.values, self.present);
+            }
         }
     }
 }
 
 impl Task<'_> {
     #[inline(always)]
-    fn item_by_item(self) {
+    fn item_by_item<S: Simd>(self, simd: S, lists: &Lists) {
         let mut tree = TreeSum::new(self.width);
+        let rows = lists.first_rows[self.places.start]..lists.first_rows[self.places.end];
         for at in 0..self.present.len() {
-            let mut range = self.request.by_item.of(self.first + at, &self.rows);
+            let mut range = lists.of(self.first + at, &rows);
             while !range.is_empty() {
-                range.start = self.leaf(at, range.clone(), &mut tree);
+                range.start = self.leaf(simd, lists, at, range.clone(), &mut tree);
             }
-            self.present[at] = tree.finish(&mut self.values[at * self.width..][..self.width]);
-        }
-    }
-
-    #[inline(always)]
-    fn tiles(self) {
-        let by_item = self.request.by_item;
-        let mut trees = vec![TreeSum::new(self.width); self.present.len()];
-        let mut ranges: Vec<Range<usize>> =
-            (0..self.present.len()).map(|at| by_item.of(self.first + at, &self.rows)).collect();
-        let (mut start, end) = (self.rows.start as usize, self.rows.end as usize);
-        while start < end {
-            let shard = by_item.shard_of_row[start];
-            for (at, range) in ranges.iter_mut().enumerate() {
-                let in_shard = |&row: &u32| by_item.shard_of_row[row as usize] == shard;
-                if by_item.rows[range.clone()].first().is_some_and(in_shard) {
-                    range.start = self.leaf(at, range.clone(), &mut trees[at]);
-                }
-            }
-            start += by_item.shard_of_row[start..end].partition_point(|&of| of == shard);
-        }
-        for (at, tree) in trees.iter_mut().enumerate() {
             self.present[at] = tree.finish(&mut self.values[at * self.width..][..self.width]);
         }
     }
 
     /// Adds the first leaf of an item's pairs in `range` and returns where the next begins.
     #[inline(always)]
-    fn leaf(&self, at: usize, range: Range<usize>, tree: &mut TreeSum<f32>) -> usize {
-        let Request { by_item, users, term, .. } = self.request;
-        let shard = by_item.shard_of_row[by_item.rows[range.start] as usize];
-        let rest = &by_item.rows[range.clone()];
-        let n = rest
-            .iter()
-            .position(|&row| by_item.shard_of_row[row as usize] != shard)
-            .unwrap_or(rest.len());
-        let end = range.start + n;
-        let pairs = Pairs { rows: &rest[..n], confidences: &by_item.confidences[range.start..end] };
-        let leaf = tree.leaf(u32::from(shard));
-        let stride = users.stride;
-        match term {
-            Term::Residual => add_residual(leaf, pairs, users, &self.v[at * stride..][..stride]),
-            Term::Product => add_product(leaf, pairs, users, &self.v[at * stride..][..stride]),
-            Term::Normal => {
-                let (matrix, rhs) = leaf.split_at_mut(triangle::len(users.n_factors));
-                triangle::add_pairs(matrix, rhs, pairs, users);
-            }
-        }
-        end
+    fn leaf<S: Simd>(
+        &self,
+        simd: S,
+        lists: &Lists,
+        at: usize,
+        range: Range<usize>,
+        tree: &mut TreeSum<f32>,
+    ) -> usize {
+        let Request { users, term, .. } = self.request;
+        let rest = &lists.rows[range.clone()];
+        let place = usize::from(lists.place_of_row[rest[0] as usize]);
+        let next = lists.first_rows[place + 1];
+        let n = rest.iter().position(|&row| row >= next).unwrap_or(rest.len());
+        let pairs = Pairs { rows: &rest[..n], confidences: &lists.confidences[range.start..][..n] };
+        let ahead = &lists.rows[lists.rows.len().min(range.start + AHEAD)..];
+        users.prefetch(simd, ahead, n);
+        let leaf = tree.leaf(self.request.by_item.shards[place]);
+        add(simd, term, leaf, pairs, users, row_of(self.v, at, users.stride));
+        range.start + n
     }
+}
+
+/// Adds the pairs of one item in one shard to a leaf; `v` is the item's row.
+#[inline(always)]
+pub(super) fn add<S: Simd>(
+    simd: S,
+    term: Term,
+    leaf: &mut [f32],
+    pairs: Pairs<'_, u32>,
+    users: Fixed<'_>,
+    v: &[f32],
+) {
+    match term {
+        Term::Residual => add_residual(simd, leaf, pairs, users, v),
+        Term::Product => add_product(simd, leaf, pairs, users, v),
+        Term::Normal => {
+            let (matrix, rhs) = leaf.split_at_mut(triangle::len(users.n_factors));
+            triangle::add_pairs(matrix, rhs, pairs, users);
+        }
+    }
+}
+
+/// A row of v, which is empty where none is read.
+#[inline(always)]
+pub(super) fn row_of(v: &[f32], item: usize, stride: usize) -> &[f32] {
+    if v.is_empty() { v } else { &v[item * stride..][..stride] }
 }

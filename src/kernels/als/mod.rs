@@ -38,6 +38,7 @@ pub mod users;
 
 mod explain;
 mod pairs;
+mod tiles;
 mod triangle;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The innermost loop of ALS: what a list of observed pairs adds to a sum.
 
 use super::objective::pair;
-use crate::kernels::simd::{Kernel, LANES, add_scaled, dispatch, dot, fold, scaled_sum};
+use crate::kernels::simd::{LANES, Simd, add_scaled_in, dot_in};
 use crate::types::ItemIdx;
 
 /// A row of the fixed side: an item, or a user of this process.
@@ -51,91 +51,163 @@ impl<'a> Fixed<'a> {
     pub(super) fn row(&self, row: impl Row) -> &'a [f32] {
         &self.factors[row.at() * self.stride..][..self.stride]
     }
+
+    /// Asks for the first so many of these rows, which are read soon.
+    #[inline(always)]
+    pub(super) fn prefetch<S: Simd>(&self, simd: S, rows: &[impl Row], n: usize) {
+        for &row in &rows[..rows.len().min(n)] {
+            let (groups, _) = self.row(row).as_chunks::<LANES>();
+            for group in groups {
+                simd.prefetch(group);
+            }
+        }
+    }
 }
 
 /// Adds sum (target − extra · (f · v)) f, pair after pair: the right-hand side of the normal
 /// equations less what the observed pairs say at v.
-pub(super) fn add_residual<R: Row>(
+#[inline(always)]
+pub(super) fn add_residual<S: Simd, R: Row>(
+    simd: S,
     sum: &mut [f32],
     pairs: Pairs<'_, R>,
     fixed: Fixed<'_>,
     v: &[f32],
 ) {
-    dispatch(AddPairs::<R, true> { sum, pairs, fixed, v });
+    AddPairs::<R, true> { pairs, fixed }.run(simd, sum, v);
 }
 
 /// Adds sum extra · (f · v) f, pair after pair: the observed part of A·v.
-pub(super) fn add_product<R: Row>(
+#[inline(always)]
+pub(super) fn add_product<S: Simd, R: Row>(
+    simd: S,
     sum: &mut [f32],
     pairs: Pairs<'_, R>,
     fixed: Fixed<'_>,
     v: &[f32],
 ) {
-    dispatch(AddPairs::<R, false> { sum, pairs, fixed, v });
+    AddPairs::<R, false> { pairs, fixed }.run(simd, sum, v);
 }
 
-/// A kernel of its own, so that it is compiled once for all its callers.
+/// Either sum.
 struct AddPairs<'a, R, const RESIDUAL: bool> {
-    sum: &'a mut [f32],
     pairs: Pairs<'a, R>,
     fixed: Fixed<'a>,
-    v: &'a [f32],
-}
-
-impl<R: Row, const RESIDUAL: bool> Kernel for AddPairs<'_, R, RESIDUAL> {
-    type Output = ();
-
-    /// The common widths have code of their own, in which the sum stays in registers; the bits are
-    /// the same.
-    #[inline(always)]
-    fn run(self) {
-        match self.fixed.stride / LANES {
-            1 => self.in_registers::<1>(),
-            2 => self.in_registers::<2>(),
-            4 => self.in_registers::<4>(),
-            8 => self.in_registers::<8>(),
-            _ => self.in_memory(),
-        }
-    }
 }
 
 impl<R: Row, const RESIDUAL: bool> AddPairs<'_, R, RESIDUAL> {
+    /// The common widths have code of their own, in which sums stay in registers; the bits are the
+    /// same.
     #[inline(always)]
-    fn weight(&self, confidence: f32, score: f32) -> f32 {
-        let pair = pair(confidence, self.fixed.base);
-        if RESIDUAL { (-pair.extra).mul_add(score, pair.target) } else { pair.extra * score }
+    fn run<S: Simd>(self, simd: S, sum: &mut [f32], v: &[f32]) {
+        match self.fixed.stride / LANES {
+            1 => self.in_registers::<S, 1>(simd, sum, v),
+            2 => self.in_registers::<S, 2>(simd, sum, v),
+            4 => self.in_registers::<S, 4>(simd, sum, v),
+            8 => self.in_registers::<S, 8>(simd, sum, v),
+            _ => self.in_memory(simd, sum, v),
+        }
     }
 
     #[inline(always)]
-    fn in_memory(self) {
+    fn in_memory<S: Simd>(self, simd: S, sum: &mut [f32], v: &[f32]) {
         for (&row, &confidence) in self.pairs.rows.iter().zip(self.pairs.confidences) {
             let row = self.fixed.row(row);
-            let weight = self.weight(confidence, dot(row, self.v));
-            add_scaled(self.sum, weight, row);
+            let weight = weight::<RESIDUAL>(confidence, self.fixed.base, dot_in(simd, row, v));
+            add_scaled_in(simd, sum, weight, row);
         }
     }
 
     #[inline(always)]
-    fn in_registers<const GROUPS: usize>(self) {
-        let (v, _) = self.v.as_chunks::<LANES>();
-        let v: [[f32; LANES]; GROUPS] = v.try_into().expect("a row of v");
+    fn in_registers<S: Simd, const GROUPS: usize>(self, simd: S, sum: &mut [f32], v: &[f32]) {
+        let (v, _) = v.as_chunks::<LANES>();
+        let v = load_row::<S, GROUPS>(simd, v.try_into().expect("a row of v"));
+        let (to, _) = sum.as_chunks_mut::<LANES>();
+        let to: &mut [[f32; LANES]; GROUPS] = to.try_into().expect("a row of the sum");
+        let mut sum = load_row::<S, GROUPS>(simd, to);
+        let rest = self.blocks::<S, GROUPS, LANES>(simd, self.pairs, &mut sum, &v);
+        let rest = self.blocks::<S, GROUPS, 4>(simd, rest, &mut sum, &v);
+        self.blocks::<S, GROUPS, 1>(simd, rest, &mut sum, &v);
+        for group in 0..GROUPS {
+            simd.store(sum[group], &mut to[group]);
+        }
+    }
+
+    /// Adds pairs N at a time, whose products are folded together, and returns what is left over.
+    #[inline(always)]
+    fn blocks<'p, S: Simd, const GROUPS: usize, const N: usize>(
+        &self,
+        simd: S,
+        pairs: Pairs<'p, R>,
+        sum: &mut [S::Lanes; GROUPS],
+        v: &[S::Lanes; GROUPS],
+    ) -> Pairs<'p, R> {
         let (factors, _) = self.fixed.factors.as_chunks::<LANES>();
         let (factors, _) = factors.as_chunks::<GROUPS>();
-        let (sum, _) = self.sum.as_chunks::<LANES>();
-        let mut sum: [[f32; LANES]; GROUPS] = sum.try_into().expect("a row of the sum");
-        for (&row, &confidence) in self.pairs.rows.iter().zip(self.pairs.confidences) {
-            let row = &factors[row.at()];
-            let mut lanes = [0.0f32; LANES];
-            for group in 0..GROUPS {
-                for lane in 0..LANES {
-                    lanes[lane] = row[group][lane].mul_add(v[group][lane], lanes[lane]);
-                }
+        let (rows, rest) = pairs.rows.as_chunks::<N>();
+        let (confidences, confidences_rest) = pairs.confidences.as_chunks::<N>();
+        for (rows, confidences) in rows.iter().zip(confidences) {
+            let mut products = [simd.splat(0.0); LANES];
+            for lane in 0..N {
+                products[lane] = product(simd, &factors[rows[lane].at()], v);
             }
-            let weight = self.weight(confidence, fold(lanes));
-            for group in 0..GROUPS {
-                sum[group] = scaled_sum(sum[group], weight, &row[group]);
+            let mut scores = [0.0; LANES];
+            if N == 1 {
+                scores[0] = simd.fold(products[0]);
+            } else {
+                simd.store(simd.fold_each(products), &mut scores);
+            }
+            for lane in 0..N {
+                let weight = weight::<RESIDUAL>(confidences[lane], self.fixed.base, scores[lane]);
+                add_row(simd, sum, weight, &factors[rows[lane].at()]);
             }
         }
-        self.sum.copy_from_slice(sum.as_flattened());
+        Pairs { rows: rest, confidences: confidences_rest }
+    }
+}
+
+/// What a pair's row is multiplied with, when its product with v is `score`.
+#[inline(always)]
+fn weight<const RESIDUAL: bool>(confidence: f32, base: f32, score: f32) -> f32 {
+    let pair = pair(confidence, base);
+    if RESIDUAL { (-pair.extra).mul_add(score, pair.target) } else { pair.extra * score }
+}
+
+#[inline(always)]
+fn load_row<S: Simd, const GROUPS: usize>(
+    simd: S,
+    row: &[[f32; LANES]; GROUPS],
+) -> [S::Lanes; GROUPS] {
+    let mut lanes = [simd.splat(0.0); GROUPS];
+    for group in 0..GROUPS {
+        lanes[group] = simd.load(&row[group]);
+    }
+    lanes
+}
+
+/// The lanes of a product, not yet folded.
+#[inline(always)]
+fn product<S: Simd, const GROUPS: usize>(
+    simd: S,
+    row: &[[f32; LANES]; GROUPS],
+    v: &[S::Lanes; GROUPS],
+) -> S::Lanes {
+    let mut lanes = simd.splat(0.0);
+    for group in 0..GROUPS {
+        lanes = simd.mul_add(simd.load(&row[group]), v[group], lanes);
+    }
+    lanes
+}
+
+#[inline(always)]
+fn add_row<S: Simd, const GROUPS: usize>(
+    simd: S,
+    sum: &mut [S::Lanes; GROUPS],
+    weight: f32,
+    row: &[[f32; LANES]; GROUPS],
+) {
+    let weight = simd.splat(weight);
+    for group in 0..GROUPS {
+        sum[group] = simd.mul_add(weight, simd.load(&row[group]), sum[group]);
     }
 }

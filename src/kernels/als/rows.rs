@@ -5,7 +5,9 @@ use rayon::prelude::*;
 use super::item_sums::Sums;
 use super::pairs::{Fixed, Pairs, Row, add_product, add_residual};
 use super::triangle;
-use crate::kernels::simd::{Kernel, add_scaled, dispatch, dot};
+use crate::kernels::simd::{
+    Kernel, LANES, Simd, SimdKernel, add_scaled_in, dispatch, dispatch_simd, dot_in,
+};
 
 /// What all rows of one side share: the other side, held fixed, and its Gram matrix.
 #[derive(Clone, Copy, Debug)]
@@ -49,13 +51,78 @@ struct Standing {
 
 /// `out` = unobserved · G·v + λ·v.
 #[inline(always)]
-pub(super) fn unobserved_product(out: &mut [f32], system: System<'_>, lambda: f32, v: &[f32]) {
-    out.fill(0.0);
-    for (a, row) in system.gram.chunks_exact(system.fixed.stride).enumerate() {
-        add_scaled(out, v[a], row);
+pub(super) fn unobserved_product<S: Simd>(
+    simd: S,
+    out: &mut [f32],
+    system: System<'_>,
+    lambda: f32,
+    v: &[f32],
+) {
+    let stride = system.fixed.stride;
+    let (columns, _) = out.as_chunks_mut::<LANES>();
+    let (v_groups, _) = v.as_chunks::<LANES>();
+    // Four groups of columns in registers at a time.
+    for (at, columns) in columns.chunks_mut(4).enumerate() {
+        let first = 4 * LANES * at;
+        if let Ok(columns) = <&mut [[f32; LANES]; 4]>::try_from(&mut *columns) {
+            gram_columns(simd, columns, system.gram, stride, first, v);
+        } else {
+            for (at, column) in columns.iter_mut().enumerate() {
+                let column: &mut [[f32; LANES]; 1] =
+                    std::slice::from_mut(column).try_into().expect("one");
+                gram_columns(simd, column, system.gram, stride, first + at * LANES, v);
+            }
+        }
     }
-    for (out, &v) in out.iter_mut().zip(v) {
-        *out = system.unobserved.mul_add(*out, lambda * v);
+    for (out, v) in columns_of(out).iter_mut().zip(v_groups) {
+        let own = simd.mul_add(simd.splat(lambda), simd.load(v), simd.splat(0.0));
+        simd.store(simd.mul_add(simd.splat(system.unobserved), simd.load(out), own), out);
+    }
+}
+
+fn columns_of(row: &mut [f32]) -> &mut [[f32; LANES]] {
+    row.as_chunks_mut::<LANES>().0
+}
+
+#[inline(always)]
+fn add_group<S: Simd, const GROUPS: usize>(
+    simd: S,
+    sums: &mut [S::Lanes; GROUPS],
+    scale: f32,
+    row: &[f32],
+) {
+    let (row, _) = row[..GROUPS * LANES].as_chunks::<LANES>();
+    let scale = simd.splat(scale);
+    for group in 0..GROUPS {
+        sums[group] = simd.mul_add(scale, simd.load(&row[group]), sums[group]);
+    }
+}
+
+/// Some columns of G·v: the sums of even and of odd rows, added up.
+#[inline(always)]
+fn gram_columns<S: Simd, const GROUPS: usize>(
+    simd: S,
+    out: &mut [[f32; LANES]; GROUPS],
+    gram: &[f32],
+    stride: usize,
+    first: usize,
+    v: &[f32],
+) {
+    let mut even = [simd.splat(0.0); GROUPS];
+    let mut odd = [simd.splat(0.0); GROUPS];
+    let (pairs, _) = v.as_chunks::<2>();
+    let twice = gram.chunks_exact(2 * stride);
+    let last = twice.remainder();
+    for (rows, v) in twice.zip(pairs) {
+        let (row, next) = rows.split_at(stride);
+        add_group(simd, &mut even, v[0], &row[first..]);
+        add_group(simd, &mut odd, v[1], &next[first..]);
+    }
+    if !last.is_empty() {
+        add_group(simd, &mut even, v[gram.len() / stride - 1], &last[first..]);
+    }
+    for group in 0..GROUPS {
+        simd.store(simd.add(even[group], odd[group]), &mut out[group]);
     }
 }
 
@@ -69,19 +136,20 @@ struct CgRow<'a> {
 impl CgRow<'_> {
     /// `residual` holds the observed part of b − A·x on entry.
     #[inline(always)]
-    fn start(&mut self, system: System<'_>, lambda: f32) -> Standing {
-        unobserved_product(self.direction, system, lambda, self.x);
+    fn start<S: Simd>(&mut self, simd: S, system: System<'_>, lambda: f32) -> Standing {
+        unobserved_product(simd, self.direction, system, lambda, self.x);
         for (residual, product) in self.residual.iter_mut().zip(self.direction.iter()) {
             *residual -= product;
         }
         self.direction.copy_from_slice(self.residual);
-        Standing { squared: dot(self.residual, self.residual), stopped: false }
+        Standing { squared: dot_in(simd, self.residual, self.residual), stopped: false }
     }
 
     /// `sum` is the observed part of A·p, `product` room for A·p.
     #[inline(always)]
-    fn step(
+    fn step<S: Simd>(
         &mut self,
+        simd: S,
         standing: &mut Standing,
         system: System<'_>,
         lambda: f32,
@@ -91,17 +159,17 @@ impl CgRow<'_> {
         if standing.stopped || standing.squared < SQUARED_MIN {
             return;
         }
-        unobserved_product(product, system, lambda, self.direction);
+        unobserved_product(simd, product, system, lambda, self.direction);
         product.iter_mut().zip(sum).for_each(|(product, sum)| *product += sum);
-        let curvature = dot(self.direction, product);
+        let curvature = dot_in(simd, self.direction, product);
         if curvature.is_nan() || curvature <= 0.0 {
             standing.stopped = true;
             return;
         }
         let length = standing.squared / curvature;
-        add_scaled(self.x, length, self.direction);
-        add_scaled(self.residual, -length, product);
-        let squared = dot(self.residual, self.residual);
+        add_scaled_in(simd, self.x, length, self.direction);
+        add_scaled_in(simd, self.residual, -length, product);
+        let squared = dot_in(simd, self.residual, self.residual);
         let ratio = squared / standing.squared;
         for (direction, &residual) in self.direction.iter_mut().zip(self.residual.iter()) {
             *direction = ratio.mul_add(*direction, residual);
@@ -131,7 +199,8 @@ pub(super) struct RowInput<'a, R> {
 /// Steps of conjugate gradient on one row whose pairs are at hand. Returns whether it stopped early
 /// because A was not positive along a direction. A row without pairs becomes zeros.
 #[inline(always)]
-pub(super) fn descend<R: Row>(
+pub(super) fn descend<S: Simd, R: Row>(
+    simd: S,
     x: &mut [f32],
     input: &RowInput<'_, R>,
     system: System<'_>,
@@ -148,16 +217,16 @@ pub(super) fn descend<R: Row>(
     let (sum, rest) = rest.split_at_mut(stride);
     let product = &mut rest[..stride];
     residual.fill(0.0);
-    add_residual(residual, input.pairs, system.fixed, x);
+    add_residual(simd, residual, input.pairs, system.fixed, x);
     let mut row = CgRow { x, residual, direction };
-    let mut standing = row.start(system, input.lambda);
+    let mut standing = row.start(simd, system, input.lambda);
     for _ in 0..steps {
         if standing.stopped || standing.squared < SQUARED_MIN {
             break;
         }
         sum.fill(0.0);
-        add_product(sum, input.pairs, system.fixed, row.direction);
-        row.step(&mut standing, system, input.lambda, sum, product);
+        add_product(simd, sum, input.pairs, system.fixed, row.direction);
+        row.step(simd, &mut standing, system, input.lambda, sum, product);
     }
     standing.stopped
 }
@@ -256,7 +325,7 @@ impl CgRows {
             let first = task * ROWS_PER_TASK;
             let lambdas = &lambdas[first..];
             let sums = sums.map(|sums| &sums[first * stride..]);
-            dispatch(EachRow { x, residuals, directions, standings, sums, system, lambdas });
+            dispatch_simd(EachRow { x, residuals, directions, standings, sums, system, lambdas });
         });
     }
 }
@@ -271,11 +340,11 @@ struct EachRow<'a> {
     lambdas: &'a [f32],
 }
 
-impl Kernel for EachRow<'_> {
+impl SimdKernel for EachRow<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, simd: S) {
         let Self { x, residuals, directions, standings, sums, system, lambdas } = self;
         let stride = system.fixed.stride;
         let mut product = vec![0.0; stride];
@@ -287,10 +356,10 @@ impl Kernel for EachRow<'_> {
             let mut row = CgRow { x, residual, direction };
             let standing = &mut standings[at];
             match sums {
-                None => *standing = row.start(system, lambdas[at]),
+                None => *standing = row.start(simd, system, lambdas[at]),
                 Some(sums) => {
                     let sum = &sums[at * stride..][..stride];
-                    row.step(standing, system, lambdas[at], sum, &mut product);
+                    row.step(simd, standing, system, lambdas[at], sum, &mut product);
                 }
             }
         }

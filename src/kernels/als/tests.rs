@@ -109,9 +109,9 @@ impl Log {
         self.shards.iter().map(Shard::n_users).sum()
     }
 
-    pub(super) fn by_item(&self) -> ByItem {
+    pub(super) fn by_item(&self, walk: Walk) -> ByItem {
         let shards = self.shards.iter().enumerate().map(|(at, shard)| (at as u32, shard.users()));
-        ByItem::new(shards, self.n_items)
+        ByItem::new(shards.collect(), self.n_items, walk)
     }
 
     /// The pairs of one item: users counted through the shards.
@@ -238,20 +238,20 @@ proptest! {
         let stride = stride(log.n_factors);
         let users = log.factors(log.n_users(), 5);
         let gram = rounded(&gram(&users, log.n_factors));
-        let (system, by_item) = (log.system(&users, &gram), log.by_item());
+        let (system, by_item) = (log.system(&users, &gram), log.by_item(Walk::Tiles));
         let lambdas = log.lambdas_of_items();
-        let (all, rows) = (0..log.n_items, 0..log.n_users() as u32);
-        let request = |term| Request { by_item: &by_item, users: log.fixed(&users), term, walk: Walk::Tiles };
+        let (all, shards) = (0..log.n_items, 0..log.shards.len() as u32);
+        let request = |term| Request { by_item: &by_item, users: log.fixed(&users), term };
         let mut y = log.factors(log.n_items, 1);
-        let first = sums(request(Term::Residual), all.clone(), rows.clone(), &y);
+        let first = sums(request(Term::Residual), all.clone(), shards.clone(), &y);
         let mut cg = CgRows::start(&mut y, first, system, &lambdas);
         for _ in 0..60 {
-            let next = sums(request(Term::Product), all.clone(), rows.clone(), cg.directions());
+            let next = sums(request(Term::Product), all.clone(), shards.clone(), cg.directions());
             cg.step(&mut y, &next.values, system, &lambdas);
         }
         prop_assert_eq!(cg.n_stopped(), 0);
         let mut exact = log.factors(log.n_items, 2);
-        let mut normal = sums(request(Term::Normal), all, rows, &[]);
+        let mut normal = sums(request(Term::Normal), all, shards, &[]);
         prop_assert_eq!(solve_normal(&mut exact, &mut normal, system, &lambdas), Ok(()));
         for item in 0..log.n_items {
             let pairs = log.of_item(item);
@@ -265,26 +265,27 @@ proptest! {
     fn walks_and_processes_sum_to_the_same_bits(log in logs(), cut in 0u32..9) {
         let users = log.factors(log.n_users(), 5);
         let v = log.factors(log.n_items, 3);
-        let (by_item, items) = (log.by_item(), 0..log.n_items);
-        let all = 0..log.n_users() as u32;
+        let (tiles, lists) = (log.by_item(Walk::Tiles), log.by_item(Walk::ItemByItem));
+        let (items, all) = (0..log.n_items, 0..log.shards.len() as u32);
         for term in [Term::Residual, Term::Product, Term::Normal] {
             let width = width(term, log.n_factors);
-            let request = |walk| Request { by_item: &by_item, users: log.fixed(&users), term, walk };
-            let tiles = sums(request(Walk::Tiles), items.clone(), all.clone(), &v);
-            let whole = sums(request(Walk::ItemByItem), items.clone(), all.clone(), &v);
-            prop_assert_eq!(&tiles.present, &whole.present);
+            let of = |by_item, shards| {
+                let request = Request { by_item, users: log.fixed(&users), term };
+                sums(request, items.clone(), shards, &v)
+            };
+            let (tiled, whole) = (of(&tiles, all.clone()), of(&lists, all.clone()));
+            prop_assert_eq!(&tiled.present, &whole.present);
             let bits = |sums: &Sums| sums.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            prop_assert_eq!(bits(&tiles), bits(&whole));
+            prop_assert_eq!(bits(&tiled), bits(&whole));
 
             let n_shards = log.shards.len() as u32;
             let cut = cut.min(n_shards);
             let subtrees = [aligned_subtrees(0, cut), aligned_subtrees(cut, n_shards)].concat();
+            let walks = [&tiles, &lists].into_iter().cycle();
             let parts: Vec<(u32, Sums)> = subtrees
                 .into_iter()
-                .map(|shards| {
-                    let rows = by_item.rows_of(&shards);
-                    (shards.start, sums(request(Walk::ItemByItem), items.clone(), rows, &v))
-                })
+                .zip(walks)
+                .map(|(shards, by_item)| (shards.start, of(by_item, shards)))
                 .collect();
             for item in items.clone() {
                 let mut tree = TreeSum::new(width);

@@ -4,6 +4,8 @@
 //! nothing touches is absent: its sibling passes upwards unchanged. A process that owns a whole
 //! subtree can send its sum alone, and whoever adds the sums of several subtrees gets the same bits.
 
+use crate::kernels::simd::{LANES, Simd};
+
 /// One sum of vectors in the making. Leaves come in ascending order of their shards.
 #[derive(Clone, Debug)]
 pub struct TreeSum<T> {
@@ -66,6 +68,82 @@ impl<T: Copy + Default + std::ops::Add<Output = T>> TreeSum<T> {
         }
         self.values.clear();
         present
+    }
+}
+
+/// The sums of several rows at once, each in the shape of [`TreeSum`]; leaves are handed over whole.
+///
+/// A node is added up as soon as nothing can follow in it, so that what waits stays small.
+#[derive(Debug)]
+pub(super) struct Forest {
+    width: usize,
+    /// How many wait in each row.
+    lens: Vec<usize>,
+    /// `[depth, n_rows]`: one shard in each of them.
+    shards: Vec<u32>,
+    /// `[depth, n_rows, width]`: their sums.
+    values: Vec<f32>,
+}
+
+impl Forest {
+    /// Empty sums of rows of `width` numbers, over shards of one aligned subtree of `n_shards`.
+    pub(super) fn new(n_rows: usize, width: usize, n_shards: usize) -> Self {
+        let depth = n_shards.next_power_of_two().ilog2() as usize + 2;
+        let values = vec![0.0; n_rows * depth * width];
+        Self { width, lens: vec![0; n_rows], shards: vec![0; n_rows * depth], values }
+    }
+
+    fn slot(&self, depth: usize, row: usize) -> usize {
+        depth * self.lens.len() + row
+    }
+
+    /// Adds the leaf of `shard` to a row; shards ascend. The leaf is scratch afterwards.
+    #[inline(always)]
+    pub(super) fn push<S: Simd>(&mut self, simd: S, row: usize, shard: u32, leaf: &mut [f32]) {
+        let mut len = self.lens[row];
+        while len >= 2 {
+            let (left, right) = (self.slot(len - 2, row), self.slot(len - 1, row));
+            if height(self.shards[left], self.shards[right]) >= height(self.shards[right], shard) {
+                break;
+            }
+            let (before, after) = self.values.split_at_mut(right * self.width);
+            add_slices(simd, &mut before[left * self.width..], &after[..self.width]);
+            len -= 1;
+        }
+        // The leaf's subtree is full below the node over both: no later shard is in it.
+        while len >= 1 {
+            let last = self.slot(len - 1, row);
+            if (shard + 1).trailing_zeros() + 1 < height(self.shards[last], shard) {
+                break;
+            }
+            add_slices(simd, leaf, &self.values[last * self.width..][..self.width]);
+            len -= 1;
+        }
+        let slot = self.slot(len, row);
+        self.values[slot * self.width..][..self.width].copy_from_slice(leaf);
+        self.shards[slot] = shard;
+        self.lens[row] = len + 1;
+    }
+
+    /// The sum of all leaves of a row, or `false` if there are none.
+    #[inline(always)]
+    pub(super) fn finish<S: Simd>(&mut self, simd: S, row: usize, out: &mut [f32]) -> bool {
+        let Some(last) = self.lens[row].checked_sub(1) else { return false };
+        let at = |depth: usize| self.slot(depth, row) * self.width;
+        out.copy_from_slice(&self.values[at(last)..][..self.width]);
+        for depth in (0..last).rev() {
+            add_slices(simd, out, &self.values[at(depth)..][..self.width]);
+        }
+        true
+    }
+}
+
+/// `sum += other`, whole groups of lanes.
+#[inline(always)]
+fn add_slices<S: Simd>(simd: S, sum: &mut [f32], other: &[f32]) {
+    for (sum, other) in sum.as_chunks_mut::<LANES>().0.iter_mut().zip(other.as_chunks::<LANES>().0)
+    {
+        simd.store(simd.add(simd.load(sum), simd.load(other)), sum);
     }
 }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::pairs::Pairs;
 use super::rows::{RowInput, Scratch, SolveError, System, check_finite, descend, solve};
 use super::{Objective, Solver};
-use crate::kernels::simd::{Kernel, dispatch};
+use crate::kernels::simd::{Simd, SimdKernel, dispatch_simd};
 use crate::types::{ItemIdx, ItemLists};
 
 /// Users of one shard: what they did, as confidences.
@@ -20,6 +20,16 @@ pub struct Users<'a> {
 }
 
 impl<'a> Users<'a> {
+    /// How many users there are.
+    pub(super) fn len(&self) -> usize {
+        self.interactions.ends.len()
+    }
+
+    /// The users that are solved for.
+    pub(super) fn solved_rows(self) -> impl Iterator<Item = usize> + 'a {
+        (0..self.len()).filter(move |&row| self.solved.is_none_or(|solved| solved[row]))
+    }
+
     /// The pairs of one user.
     #[inline(always)]
     pub(super) fn of(&self, row: usize) -> Pairs<'a, ItemIdx> {
@@ -42,6 +52,10 @@ pub struct Params<'a> {
     pub n_items: u64,
 }
 
+/// Pairs of the next user whose factors are asked for while one is solved: as many as fit the first
+/// cache beside that user's own.
+const PREFETCHED: usize = 64;
+
 /// Users handled by one task: users differ in length a hundredfold, so few.
 const USERS_PER_TASK: usize = 32;
 
@@ -63,10 +77,12 @@ pub fn solve_users(
     params: Params<'_>,
 ) -> Result<usize, SolveError> {
     let stride = system.fixed.stride;
-    assert_eq!(x.len(), users.interactions.ends.len() * stride, "a row per user");
+    assert_eq!(x.len(), users.len() * stride, "a row per user");
     let tasks = x.par_chunks_mut(USERS_PER_TASK * stride).enumerate();
     let stopped: Vec<Result<usize, SolveError>> = tasks
-        .map(|(task, x)| dispatch(Task { x, first: task * USERS_PER_TASK, users, system, params }))
+        .map(|(task, x)| {
+            dispatch_simd(Task { x, first: task * USERS_PER_TASK, users, system, params })
+        })
         .collect();
     let stopped = stopped.into_iter().sum::<Result<usize, SolveError>>()?;
     check_finite(x, stride)?;
@@ -81,11 +97,11 @@ struct Task<'a> {
     params: Params<'a>,
 }
 
-impl Kernel for Task<'_> {
+impl SimdKernel for Task<'_> {
     type Output = Result<usize, SolveError>;
 
     #[inline(always)]
-    fn run(self) -> Result<usize, SolveError> {
+    fn run<S: Simd>(self, simd: S) -> Result<usize, SolveError> {
         let Self { x, first, users, system, params } = self;
         let mut scratch = Scratch::new(system.fixed.n_factors, system.fixed.stride);
         let mut stopped = 0;
@@ -94,10 +110,13 @@ impl Kernel for Task<'_> {
             if users.solved.is_some_and(|solved| !solved[row]) {
                 continue;
             }
+            if row + 1 < users.len() {
+                system.fixed.prefetch(simd, users.of(row + 1).rows, PREFETCHED);
+            }
             let input = input(users.of(row), params);
             match params.solver {
                 Solver::ConjugateGradient { steps } => {
-                    stopped += usize::from(descend(x, &input, system, steps, &mut scratch));
+                    stopped += usize::from(descend(simd, x, &input, system, steps, &mut scratch));
                 }
                 Solver::Cholesky if !solve(x, &input, system, &mut scratch) => {
                     return Err(SolveError::NotPositiveDefinite { row });

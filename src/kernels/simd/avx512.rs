@@ -1,0 +1,83 @@
+//! Sixteen lanes in one register of AVX-512.
+
+use std::arch::x86_64::*;
+
+use super::{LANES, Simd, TRANSPOSED};
+
+/// Proof that AVX-512 was detected: only [`dispatch`](super::dispatch) makes one.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(pub(super) ());
+
+#[expect(
+    unsafe_code,
+    reason = "a value of this type is only made where its features were detected"
+)]
+impl Simd for Avx512 {
+    type Lanes = __m512;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> __m512 {
+        unsafe { _mm512_loadu_ps(values.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, lanes: __m512, to: &mut [f32; LANES]) {
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), lanes) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn fold(self, lanes: __m512) -> f32 {
+        unsafe {
+            let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(lanes)));
+            let eight = _mm256_add_ps(_mm512_castps512_ps256(lanes), upper);
+            super::fold_8(eight)
+        }
+    }
+
+    #[inline(always)]
+    fn fold_each(self, rows: [__m512; LANES]) -> __m512 {
+        // Loops and no closures: a closure is compiled without the instructions of its caller.
+        let mut eights = [self.splat(0.0); 8];
+        let mut fours = [self.splat(0.0); 4];
+        unsafe {
+            for place in 0..8 {
+                let (a, b) = (rows[TRANSPOSED[place]], rows[TRANSPOSED[place + 8]]);
+                let lower = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+                eights[place] = _mm512_add_ps(lower, _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
+            }
+            for place in 0..4 {
+                let (a, b) = (eights[place], eights[place + 4]);
+                let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+                fours[place] = _mm512_add_ps(even, _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b));
+            }
+            for place in 0..2 {
+                let (a, b) = (_mm512_castps_pd(fours[place]), _mm512_castps_pd(fours[place + 2]));
+                let lower = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                fours[place] = _mm512_add_ps(lower, _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+            }
+            let (a, b) = (fours[0], fours[1]);
+            let even = _mm512_shuffle_ps::<0b10_00_10_00>(a, b);
+            _mm512_add_ps(even, _mm512_shuffle_ps::<0b11_01_11_01>(a, b))
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, row: &[f32; LANES]) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(row.as_ptr().cast()) }
+    }
+}
