@@ -78,11 +78,12 @@ fn stages_say_what_they_took() {
         "plan", "scan", "shuffle", "side tables", "histories", "popularity", "item neighbors",
         "write neighbors", "als", "write factors", "top-k lists", "publish",
     ]);
-    for word in names.iter().chain(&["between them", "FLOP/s", "M additions", "k rows/s"]) {
+    for word in names.iter().chain(&["between them", "FLOP/s", " additions/s", " rows/s"]) {
         assert!(stderr.contains(word), "{word:?} is not in {stderr}");
     }
     let als = stderr.lines().find(|line| line.starts_with("als iterations in seconds: "));
-    assert!(als.is_some_and(|line| line.matches("0.0").count() >= 1), "{stderr}");
+    let n_numbers = als.map(|line| line.split("; ").next().unwrap().split(' ').skip(4).count());
+    assert_eq!(n_numbers, Some(ITERATIONS), "{stderr}");
     let seconds: f64 = names.iter().map(|name| number(stage(&profile, name), "seconds")).sum();
     assert!(seconds <= number(&profile, "seconds"), "{profile}");
 }
@@ -120,7 +121,8 @@ fn bytes_and_memory_are_those_of_the_stage() {
     let profile = profile(&sandbox);
     let log = std::fs::metadata(sandbox.path("shop/events.parquet")).unwrap().len() as f64;
     let read = number(stage(&profile, "scan"), "bytes_read");
-    assert!(read > 0.2 * log && read <= 1.2 * log, "{read} of {log}");
+    // A file as small as this one is read whole for its footer, too.
+    assert!(read > 0.2 * log && read <= 2.2 * log, "{read} of {log}");
     assert_eq!(number(stage(&profile, "als"), "bytes_read"), 0.0);
     let files = outcome["manifest"]["files"].as_array().unwrap();
     let of_lists = files
