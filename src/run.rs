@@ -6,7 +6,6 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use jiff::civil::Date;
@@ -43,6 +42,7 @@ mod models;
 mod planning;
 mod predict;
 mod prepare;
+mod profile;
 mod refused;
 mod report;
 mod scan;
@@ -52,6 +52,7 @@ mod search;
 mod side;
 mod stages;
 mod tables;
+mod usage;
 mod vectors;
 #[cfg(test)]
 mod vectors_tests;
@@ -65,6 +66,7 @@ pub use predict::{
     COSTS, Cluster, Hints, Measured, Prediction, Sizes, SizesFrom, StagePrediction, UnitCosts,
     fitted, predict, sizes,
 };
+pub use profile::Profile;
 pub use refused::{Refused, code, exit_code};
 pub use report::{InputSummary, Report};
 pub use search::{Hit, nearest};
@@ -74,6 +76,7 @@ use attempts::Attempt;
 use checkpoint::Checkpoints;
 use gates::Looked;
 use report::{Known, Record};
+use usage::Usage;
 
 /// Told what a run is doing; may be called from several threads.
 pub trait Observer: Send + Sync {
@@ -250,10 +253,10 @@ impl Worker<'_> {
         work: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
         self.begin(name, total);
-        let start = Instant::now();
+        let start = self.usage();
         let result = work(self);
         let result = self.agree(result)?;
-        self.end(name, start);
+        self.end(name, &start);
         Ok(result)
     }
 
@@ -262,12 +265,17 @@ impl Worker<'_> {
         self.note(|known| known.stage = Some(name.to_owned()));
     }
 
-    fn end(&mut self, name: &str, start: Instant) {
-        let seconds = start.elapsed().as_secs_f64();
+    /// What the process has used so far.
+    fn usage(&self) -> Usage {
+        Usage::now(self.job.runtime)
+    }
+
+    /// Ends the stage that began at `start`.
+    fn end(&mut self, name: &str, start: &Usage) {
+        let (seconds, mut more) = start.since(self.job.runtime);
         let moved = self.shell.collectives.take_bytes_moved();
         let bytes_moved =
             moved.broadcast + moved.all_gather + moved.all_to_all + moved.all_reduce + moved.agree;
-        let mut more = Map::new();
         more.insert("bytes_moved".into(), json!(bytes_moved));
         if let Some((bytes, seconds)) = self.take_checkpoint_cost() {
             more.insert("checkpoint_bytes".into(), json!(bytes));
@@ -308,8 +316,8 @@ impl Worker<'_> {
     }
 
     /// Makes the bytes that the stages from `first` on moved those of all processes, and sets beside
-    /// them what was to be expected of a run of such sizes.
-    fn account_for_bytes(&mut self, first: usize, manifest: &Manifest) -> Result<()> {
+    /// them what was to be expected of a run of such sizes, and the work that was done.
+    fn account_for(&mut self, first: usize, manifest: &Manifest) -> Result<()> {
         let moved = |stage: &Stage| stage.more.get("bytes_moved").and_then(Value::as_i64);
         let moved = self.stages[first..].iter().map(|stage| moved(stage).unwrap_or(0)).collect();
         let sums = self.shell.collectives.all_reduce_sum(moved)?;
@@ -319,6 +327,7 @@ impl Worker<'_> {
         if let Some(sizes) = Sizes::of_manifest(manifest) {
             let (stages, peers) = (&mut self.stages[first..], self.shell.peers);
             predict::note_predicted(stages, &self.job.plan, &sizes, peers);
+            profile::note_work(stages, &self.job.plan, manifest, &sizes);
         }
         let stages = self.stages.clone();
         self.note(|known| known.stages = stages);
@@ -394,7 +403,7 @@ fn drive_stages(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
         }
     };
     note(&|known| known.stage = Some("plan".to_owned()));
-    let began = Instant::now();
+    let began = Usage::now(runtime);
     let output = Output::create(runtime, &request.spec.output.url, &request.base);
     let output = agree(shell, record, output.map_err(Into::into))?;
     let Go { plan, fingerprint, run_id, started_at_us } = match start(shell, attempt, &output)? {
@@ -413,13 +422,13 @@ fn drive_stages(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
     let logs = agree(shell, record, logs)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(request.threads).build();
     let pool = agree(shell, record, pool.context("the threads for kernels cannot be started"))?;
-    let seconds = began.elapsed().as_secs_f64();
+    let (seconds, more) = began.since(runtime);
     observer.end("plan", seconds, &format!("{} rows in {} shards", plan.n_rows, plan.n_shards));
     let threads = request.threads;
     let run_id = &run_id;
     let job =
         Job { plan, logs, threads, attempt, request, runtime, observer, started_at_us, run_id };
-    let stages = vec![Stage { name: "plan".to_owned(), seconds, more: Map::new() }];
+    let stages = vec![Stage { name: "plan".to_owned(), seconds, more }];
     note(&|known| known.stages = stages.clone());
     let checkpoints = checkpoint::open(shell, attempt, &output, &job.plan, &fingerprint)?;
     let (gates, resumed) = (Vec::new(), false);

@@ -20,6 +20,7 @@ mod init;
 mod logical_date;
 mod plan;
 mod processes;
+mod profile;
 mod progress;
 mod published;
 mod published_runs;

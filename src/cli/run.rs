@@ -1,5 +1,6 @@
 //! `tidemill run`: the whole job.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
@@ -7,9 +8,9 @@ use clap::Args;
 
 use super::processes::{self, ProcessArgs, Role, Worker};
 use super::telemetry::{self, Telemetry};
-use super::{SpecArgs, clock, default_threads, print, progress, summary};
+use super::{SpecArgs, clock, default_threads, print, profile, progress, summary};
 use crate::cluster::{Pulse, Verdict};
-use crate::run::{self, Outcome, Refused, Request};
+use crate::run::{self, Cluster, Outcome, Profile, Refused, Request};
 
 /// Run a job: read its logs, compute its tables, publish them all or none
 ///
@@ -24,6 +25,7 @@ Examples:
   tidemill run jobs/nightly.toml --set top_k.k=20 --set output.url=/tmp/try/ --sample-users 0.01
   tidemill run jobs/nightly.toml --no-publish --json | jq .manifest.counts
   tidemill run jobs/nightly.toml --local-processes 4
+  tidemill run jobs/nightly.toml --no-publish --profile-stages
   tidemill run jobs/nightly.toml --processes 4 --index 2 --host-template 'mill-{index}.mill:7000'
 
 Processes that are started on several machines share a secret, in TIDEMILL_CLUSTER_KEY or in the file
@@ -56,6 +58,13 @@ pub(super) struct RunArgs {
     /// Print the outcome with the whole manifest as JSON, and no progress
     #[arg(long)]
     json: bool,
+    /// Say on stderr what each stage took: seconds, cores, bytes, memory, FLOP per second. The report
+    /// of every run has the same numbers
+    #[arg(long)]
+    profile_stages: bool,
+    /// Write the same as JSON, with the seconds of each ALS iteration
+    #[arg(long, value_name = "FILE")]
+    profile_stages_out: Option<PathBuf>,
     #[command(flatten)]
     processes: ProcessArgs,
 }
@@ -113,23 +122,44 @@ fn run_here(args: &RunArgs, worker: Option<&Worker>) -> Result<()> {
     if is_alone {
         telemetry.start();
     }
+    let cluster = cluster_of(&request);
     let (outcome, report) = run::run_reported(request);
     match speaks {
         true => telemetry.end(&report, outcome.as_ref().ok()),
         false => telemetry::ended(&report),
     }
-    let outcome = outcome?;
-    if !speaks {
-        return Ok(());
+    if let (true, Ok(outcome)) = (speaks, &outcome) {
+        match args.json {
+            true => print(&serde_json::to_string_pretty(outcome)?),
+            false => print(&summary::of(outcome, &spec, &args.spec)?),
+        }
+        if let Outcome::NotPublished { .. } = outcome {
+            tracing::info!("nothing was committed, as asked");
+        }
     }
-    match args.json {
-        true => print(&serde_json::to_string_pretty(&outcome)?),
-        false => print(&summary::of(&outcome, &spec, &args.spec)?),
+    if speaks {
+        args.tell_profile(&Profile::new(&report, cluster));
     }
-    if let Outcome::NotPublished { .. } = outcome {
-        tracing::info!("nothing was committed, as asked");
+    outcome.map(drop)
+}
+
+/// The processes of a run, all with as many threads.
+fn cluster_of(request: &Request) -> Cluster {
+    let processes = request.cluster.as_ref().map_or(1, |cluster| cluster.seat.n_processes);
+    Cluster { processes, threads: request.threads }
+}
+
+impl RunArgs {
+    /// Says what the stages took, as asked; also of a run that failed.
+    fn tell_profile(&self, profile: &Profile) {
+        if self.profile_stages {
+            profile::print(profile);
+        }
+        let out = self.profile_stages_out.as_ref();
+        if let Some(Err(error)) = out.map(|path| profile::write(profile, path)) {
+            tracing::warn!(error = format!("{error:#}"), "the profile is not written");
+        }
     }
-    Ok(())
 }
 
 fn request(args: &RunArgs, worker: Option<&Worker>) -> Result<Request> {

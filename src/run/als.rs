@@ -55,6 +55,10 @@ pub(super) struct Factors {
     pub(super) objective: Objective,
     /// Loss after each iteration.
     pub(super) losses: Vec<Loss>,
+    /// Users that took part, over all processes, and their interactions.
+    fitted: (u64, u64),
+    /// Seconds of each iteration since this process began or resumed the fit.
+    iteration_seconds: Vec<f64>,
 }
 
 impl Factors {
@@ -106,6 +110,9 @@ impl Factors {
         report.insert("iterations".to_owned(), json!(self.losses.len()));
         report.insert("loss".to_owned(), losses(|loss| loss.full));
         report.insert("loss_observed".to_owned(), losses(|loss| loss.observed));
+        report.insert("users".to_owned(), json!(self.fitted.0));
+        report.insert("pairs".to_owned(), json!(self.fitted.1));
+        report.insert("iteration_seconds".to_owned(), json!(self.iteration_seconds));
         report
     }
 }
@@ -169,6 +176,8 @@ struct Fit<'a> {
     n_users: u64,
     /// Their interactions.
     n_pairs: u64,
+    /// Seconds of each iteration.
+    iteration_seconds: Vec<f64>,
 }
 
 impl<'a> Fit<'a> {
@@ -227,6 +236,7 @@ impl<'a> Fit<'a> {
             lambdas,
             n_users,
             n_pairs: n_observed.iter().sum::<i64>() as u64,
+            iteration_seconds: Vec::new(),
         })
     }
 
@@ -257,6 +267,7 @@ impl<'a> Fit<'a> {
             n => format!(", {n} rows stopped early"),
         };
         let seconds = start.elapsed().as_secs_f64();
+        self.iteration_seconds.push(seconds);
         let (full, observed) = (loss.full, loss.observed);
         let observer = worker.job.observer;
         observer.note(
@@ -506,10 +517,13 @@ impl<'a> Fit<'a> {
     fn finish(self, worker: &mut Worker<'_>, losses: Vec<Loss>) -> Result<Factors> {
         let Self { prepared, objective, n_factors, stride, observed, fitted, items, users, .. } =
             self;
+        let Self { n_users, n_pairs, iteration_seconds, .. } = self;
         drop(self.by_item);
         let gram = worker.pool.install(|| rounded(&gram(&items, n_factors)));
         let first_shard = prepared.shards.first().map_or(0, |shard| shard.shard);
         let mut factors = Factors {
+            fitted: (n_users, n_pairs),
+            iteration_seconds,
             first_shard,
             n_factors,
             stride,

@@ -246,11 +246,11 @@ impl Worker<'_> {
         kind: &str,
         read: impl Fn(&Sealed<'_>) -> Result<T>,
     ) -> Option<T> {
-        let start = Instant::now();
+        let start = self.usage();
         let restored = self.restore(kind, read)?;
         self.begin(name, None);
         self.resumed = true;
-        self.end(name, start);
+        self.end(name, &start);
         Some(restored)
     }
 
@@ -338,7 +338,7 @@ impl Worker<'_> {
         stage: &str,
         record: &str,
     ) -> Option<(Vec<PublishedFile>, T)> {
-        let start = Instant::now();
+        let start = self.usage();
         let checkpoints = self.checkpoints.as_ref()?;
         let first = self.shell.index == 0;
         let written = if first { checkpoints.find_written::<T>(output, record) } else { None };
@@ -352,7 +352,7 @@ impl Worker<'_> {
         let more = serde_json::from_slice(&more).expect("process 0 sends what it read");
         self.begin(stage, None);
         self.resumed = true;
-        self.end(stage, start);
+        self.end(stage, &start);
         Some((written.map_or_else(Vec::new, |written| written.files), more))
     }
 

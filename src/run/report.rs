@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{BadFile, Outcome, code, exit_code, instruction_set, refused, rfc3339};
+use super::{BadFile, Outcome, code, exit_code, instruction_set, refused, rfc3339, usage};
 use crate::dataflow::Shell;
 use crate::job::Spec;
 use crate::job::plan::{FilePlan, Plan, SourcePlan};
@@ -219,7 +219,7 @@ impl Report {
             table_rows,
             stages: known.stages,
             store,
-            peak_memory_bytes: peak_memory_bytes(),
+            peak_memory_bytes: usage::memory().map(|memory| memory.bytes_peak),
         }
     }
 
@@ -238,12 +238,4 @@ impl Report {
         let rejected: u64 = rejected.values().filter_map(Value::as_u64).sum();
         Some(rejected as f64 / rows as f64)
     }
-}
-
-/// The high-water mark of the process, where Linux tells it.
-fn peak_memory_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }

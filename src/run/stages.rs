@@ -56,7 +56,7 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     });
     check_lists(worker, &prepared, &facts, &lists)?;
     let mut manifest = manifest(worker, date, fingerprint, &prepared.calendar, files, sums);
-    worker.account_for_bytes(0, &manifest)?;
+    worker.account_for(0, &manifest)?;
     manifest.stages = worker.stages.clone();
     publish(worker, output, &path, manifest)
 }
@@ -645,7 +645,7 @@ fn publish(
     if !request.publish {
         return Ok(Outcome::NotPublished { manifest: Box::new(manifest) });
     }
-    worker.account_for_bytes(worker.stages.len() - 1, &manifest)?;
+    worker.account_for(worker.stages.len() - 1, &manifest)?;
     let first = (worker.shell.index == 0).then(|| encoded.into());
     let current = worker.shell.collectives.broadcast(0, first);
     let current: Current =

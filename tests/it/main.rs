@@ -19,6 +19,7 @@ mod layers;
 mod oracle;
 mod plan;
 mod processes;
+mod profile;
 mod real_logs;
 mod s3;
 mod s3_jobs;
