@@ -98,7 +98,7 @@ impl Model {
         let of_users =
             Users { interactions: &interactions, confidences: &confidences, solved: None };
         let [tiles, lists] = [Walk::Tiles, Walk::ItemByItem]
-            .map(|walk| on_one_thread(|| ByItem::new(vec![(0, of_users)], n_items, walk)));
+            .map(|walk| on_one_thread(|| ByItem::new(&[(0, of_users)], n_items, walk)));
         let (users, items) = (factors(n_users, 1), factors(n_items, 1 << 32));
         let gram_items = on_one_thread(|| rounded(&gram(&items, N_FACTORS)));
         Self { interactions, confidences, tiles, lists, users, items, gram_items }

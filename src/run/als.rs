@@ -191,12 +191,14 @@ impl<'a> Fit<'a> {
         };
         let fitted: Vec<Vec<bool>> = prepared.shards.iter().map(takes_part).collect();
         let n_items = prepared.item_ids.len();
-        let of_shard = |(shard, (observed, fitted)): (&'a Histories, (&Observed, &Vec<bool>))| {
-            (shard.shard, observed.users(shard, Some(fitted)))
-        };
-        let shards = prepared.shards.iter().zip(observed.iter().zip(&fitted));
+        let shards: Vec<(u32, Users<'_>)> = prepared
+            .shards
+            .iter()
+            .zip(observed.iter().zip(&fitted))
+            .map(|(shard, (observed, fitted))| (shard.shard, observed.users(shard, Some(fitted))))
+            .collect();
         let (n_observed, n_positive) =
-            item_sums::counts(shards.clone().map(of_shard).map(|(_, users)| users), n_items);
+            item_sums::counts(shards.iter().map(|(_, users)| *users), n_items);
         let n_observed = worker.shell.collectives.all_reduce_sum(n_observed)?;
         let n_positive = worker.shell.collectives.all_reduce_sum(n_positive)?;
         let in_fit = |(shard, fitted): (&Histories, &Vec<bool>)| {
@@ -220,8 +222,7 @@ impl<'a> Fit<'a> {
             // Triangles of many items at once fit no cache.
             Solver::Cholesky => Walk::ItemByItem,
         };
-        let by_item =
-            worker.pool.install(|| ByItem::new(shards.map(of_shard).collect(), n_items, walk));
+        let by_item = worker.pool.install(|| ByItem::new(&shards, n_items, walk));
         Ok(Self {
             prepared,
             objective,

@@ -90,11 +90,11 @@ impl ByItem {
     ///
     /// # Panics
     /// If an item is not below `n_items`.
-    pub fn new(shards: Vec<(u32, Users<'_>)>, n_items: usize, walk: Walk) -> Self {
+    pub fn new(shards: &[(u32, Users<'_>)], n_items: usize, walk: Walk) -> Self {
         let numbers = shards.iter().map(|(shard, _)| *shard).collect();
         let order = match walk {
-            Walk::ItemByItem => Order::Lists(Lists::new(&shards, n_items)),
-            Walk::Tiles => Order::Tiles(tiles(&shards, n_items)),
+            Walk::ItemByItem => Order::Lists(Lists::new(shards, n_items)),
+            Walk::Tiles => Order::Tiles(tiles(shards, n_items)),
         };
         Self { shards: numbers, order }
     }
