@@ -136,6 +136,7 @@ impl<'a, 't> Builder<'a, 't> {
     }
 
     /// Takes the events of one item, in order of time.
+    #[inline]
     fn item<K: Kept>(&mut self, keys: &[K], facts: &mut UserFacts) {
         let layout = self.layout;
         let (item, last) = (keys[0].item(layout), keys[keys.len() - 1]);
@@ -153,12 +154,15 @@ impl<'a, 't> Builder<'a, 't> {
             keys.iter().for_each(|key| self.event(key.event(layout), &mut sums));
         }
         facts.events += sums.events as u32;
-        let sums = self.close_item(item, sums);
+        let sums = self.close_item(item, &sums);
         self.of_items.push(OfUser { item, first_us, last_us, sums });
     }
 
     /// Takes an event that stands.
-    #[inline]
+    ///
+    /// Inlined, like what writes an item, so that sums stay in registers: they are read as pairs where
+    /// they were written one by one, and a processor waits for such memory.
+    #[inline(always)]
     fn event(&mut self, event: Event, sums: &mut Sums) {
         let Params { kinds, calendar, .. } = self.params;
         let kind = &kinds[usize::from(event.kind)];
@@ -191,7 +195,8 @@ impl<'a, 't> Builder<'a, 't> {
     }
 
     /// Writes the item at hand; returns what is to be added to its sums.
-    fn close_item(&mut self, item: u32, sums: Sums) -> Option<PairSums> {
+    #[inline(always)]
+    fn close_item(&mut self, item: u32, sums: &Sums) -> Option<PairSums> {
         if sums.against > 0 {
             let (affinity, last_us) = (-sums.against, sums.last_against_us);
             self.dislikes.push(Pair { item, affinity, last_us });
@@ -200,7 +205,7 @@ impl<'a, 't> Builder<'a, 't> {
         if sums.seen {
             self.draft.seen.push(item);
         }
-        let Sums { events, weight, affinity, newer, last_us, .. } = sums;
+        let &Sums { events, weight, affinity, newer, last_us, .. } = sums;
         if affinity == 0 {
             return None;
         }

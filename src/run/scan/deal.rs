@@ -4,7 +4,7 @@ use crate::job::plan::Plan;
 use crate::kernels::dictionary::Interner;
 use crate::kernels::event_rows::{EventRows, RowUsers};
 use crate::schema::{EventBatch, IdColumn};
-use crate::types::{Ids, shard_hash, shard_of_hash};
+use crate::types::{IdRef, Ids, shard_hash, shard_of_hash};
 
 /// Takes a packed block of a shard; false to stop.
 pub(super) type Emit<'a> = dyn FnMut(u32, Vec<u8>) -> bool + 'a;
@@ -183,6 +183,10 @@ impl UserHashes {
         let Self { of_row, of_values } = self;
         of_row.resize(users.len(), 0);
         let rows = rows.iter().map(|&row| row as usize);
+        if let Some(ids) = users.ints() {
+            rows.for_each(|row| of_row[row] = shard_hash(IdRef::Int(ids[row])));
+            return;
+        }
         let Some(keys) = users.keys() else {
             rows.for_each(|row| of_row[row] = shard_hash(users.get(row)));
             return;
@@ -201,6 +205,10 @@ impl ItemCodes {
         let Self { of_row, of_values } = self;
         of_row.resize(items.len(), 0);
         let rows = rows.iter().map(|&row| row as usize);
+        if let Some(ids) = items.ints() {
+            rows.for_each(|row| of_row[row] = interner.intern(IdRef::Int(ids[row])));
+            return;
+        }
         let Some(keys) = items.keys() else {
             rows.for_each(|row| of_row[row] = interner.intern(items.get(row)));
             return;
