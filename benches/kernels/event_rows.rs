@@ -1,10 +1,9 @@
-//! `EventRows::pack` and `unpack_into` against structs written field by field: a block of 8,192
+//! `EventRows::pack` and `Packed` against structs written field by field: a block of 8,192
 //! events. The plain form takes 25 bytes per event; see `bytes` in the first line that is printed.
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use tidemill::kernels::event_rows::EventRows;
-use tidemill::types::Ids;
+use tidemill::kernels::event_rows::{Column, Packed, PackedUsers};
 
 use crate::log::{CATALOGUES, Event, events, rows};
 
@@ -38,17 +37,31 @@ fn unpack_plain(bencher: Bencher<'_, '_>, n_items: usize) {
 pub(crate) fn assert_equal() {
     let events = block(CATALOGUES[0]);
     assert_eq!(read(&write(&events)), events);
-    assert_eq!(unpack(&rows(&events).pack()), rows(&events));
+    assert_eq!(unpack(&rows(&events).pack()), events);
 }
 
 fn block(n_items: usize) -> Vec<Event> {
     events(n_items, 138_000, N_EVENTS)
 }
 
-fn unpack(packed: &[u8]) -> EventRows {
-    let mut rows = EventRows::new_like(&Ids::Int(Vec::new()));
-    EventRows::unpack_into(packed, &mut rows);
-    rows
+fn unpack(packed: &[u8]) -> Vec<Event> {
+    let packed = Packed::new(packed);
+    let PackedUsers::Int(users) = &packed.users else { panic!("users are integers") };
+    let [mut ids, mut times] = [Vec::new(), Vec::new()];
+    let (mut items, mut kinds, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    users.decode(packed.n_rows, &mut ids, Column::as_i64);
+    packed.items.decode(packed.n_rows, &mut items, |item| item as u32);
+    packed.kinds.decode(packed.n_rows, &mut kinds, |kind| kind as u8);
+    packed.values.decode(packed.n_rows, &mut values, |bits| f32::from_bits(bits as u32));
+    packed.times.decode(packed.n_rows, &mut times, Column::as_i64);
+    let event = |row: usize| Event {
+        user: ids[row],
+        item: items[row],
+        kind: kinds[row],
+        value: values[row],
+        time: times[row],
+    };
+    (0..packed.n_rows).map(event).collect()
 }
 
 fn write(events: &[Event]) -> Vec<u8> {

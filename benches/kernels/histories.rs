@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use tidemill::kernels::decay::{Decay, ValueTransform, event_weight};
-use tidemill::kernels::event_rows::EventRows;
-use tidemill::kernels::histories::{Calendar, EventKind, Params, draft, finish};
+use tidemill::kernels::histories::{Block, Calendar, EventKind, Params, Scratch, draft, finish};
 use tidemill::kernels::item_totals::ItemTotals;
-use tidemill::types::{DAY_US, Histories, ItemIdx};
+use tidemill::types::{DAY_US, Histories, Ids, ItemIdx};
 
 use crate::log::{AS_OF_US, CATALOGUES, Event, events, rows};
 
@@ -21,13 +20,13 @@ type ByUser = BTreeMap<i64, BTreeMap<u32, i64>>;
 
 #[divan::bench(args = CATALOGUES, sample_count = 10, sample_size = 1)]
 fn kernel(bencher: Bencher<'_, '_>, n_items: usize) {
-    let rows = rows(&shard(n_items));
+    let packed = rows(&shard(n_items)).pack();
     let idx_of_rank: Vec<u32> = (0..n_items as u32).collect();
     let totals = ItemTotals::new(n_items);
+    let mut scratch = Scratch::new(&totals, 2);
     bencher
         .counter(ItemsCount::new(N_EVENTS))
-        .with_inputs(|| rows.clone())
-        .bench_local_values(|rows| by_kernel(rows, &totals, &idx_of_rank));
+        .bench_local(|| by_kernel(&packed, &mut scratch, &idx_of_rank));
 }
 
 #[divan::bench(args = CATALOGUES, sample_count = 5, sample_size = 1)]
@@ -39,7 +38,9 @@ fn plain(bencher: Bencher<'_, '_>, n_items: usize) {
 pub(crate) fn assert_equal() {
     let events = events(300, 40, 5_000);
     let idx_of_rank: Vec<u32> = (0..300).collect();
-    let histories = by_kernel(rows(&events), &ItemTotals::new(300), &idx_of_rank);
+    let totals = ItemTotals::new(300);
+    let packed = rows(&events).pack();
+    let histories = by_kernel(&packed, &mut Scratch::new(&totals, 1), &idx_of_rank);
     let twin = by_maps(&events);
     assert_eq!(histories.n_users(), twin.len());
     for (row, items) in twin.values().enumerate() {
@@ -53,7 +54,7 @@ fn shard(n_items: usize) -> Vec<Event> {
     events(n_items, 2_600, N_EVENTS)
 }
 
-fn by_kernel(rows: EventRows, totals: &ItemTotals, idx_of_rank: &[u32]) -> Histories {
+fn by_kernel(packed: &[u8], scratch: &mut Scratch<'_>, idx_of_rank: &[u32]) -> Histories {
     let calendar = Calendar {
         as_of_us: AS_OF_US,
         window_start_us: i64::MIN,
@@ -68,7 +69,9 @@ fn by_kernel(rows: EventRows, totals: &ItemTotals, idx_of_rank: &[u32]) -> Histo
         interactions_per_user_max: CAP,
         segment_of: None,
     };
-    finish(draft(rows, params, totals), 0, idx_of_rank, CAP).0
+    let blocks = [Block { packed, ranks: None }];
+    let draft = draft(&blocks, &Ids::Int(Vec::new()), params, scratch);
+    finish(draft, 0, idx_of_rank, CAP).0
 }
 
 fn kind(weight: f64) -> EventKind {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tidemill::kernels::cosine::Interactions;
-use tidemill::kernels::event_rows::EventRows;
-use tidemill::types::{DAY_US, Ids, ItemIdx};
+use tidemill::kernels::event_rows::{EventRows, RowUsers};
+use tidemill::types::{DAY_US, ItemIdx};
 
 /// Items of the catalogues that are measured: one whose accumulators fit a cache, one that does not.
 pub(crate) const CATALOGUES: [usize; 2] = [27_000, 1_000_000];
@@ -80,7 +80,7 @@ pub(crate) fn events(n_items: usize, n_users: i64, n_events: usize) -> Vec<Event
 /// The same events as columns.
 pub(crate) fn rows(events: &[Event]) -> EventRows {
     EventRows {
-        users: Ids::Int(events.iter().map(|event| event.user).collect()),
+        users: RowUsers::Int(events.iter().map(|event| event.user).collect()),
         items: events.iter().map(|event| event.item).collect(),
         kinds: events.iter().map(|event| event.kind).collect(),
         values: events.iter().map(|event| event.value).collect(),

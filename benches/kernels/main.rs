@@ -1,8 +1,8 @@
 //! Each kernel beside its plain twin: the same result the obvious way, with maps and sorts.
 //!
 //! `cargo bench` takes a few minutes. Divide the median of `plain` by that of `kernel`: a kernel
-//! that is not well ahead of its twin needs another reason to be there. `event_rows` has one, 12 bytes
-//! a row; `histories` adds atomic sums per item, which several threads share. Everything runs on one
+//! that is not well ahead of its twin needs another reason to be there. `event_rows` has one, 10 bytes
+//! a row; `histories` adds sums per item. Everything runs on one
 //! thread, so the ratio is one of work and not of cores. Before anything is measured, every pair is
 //! held to equal results on a small log.
 

@@ -71,10 +71,18 @@ impl Decay {
     /// # Panics
     /// If the half-life is not above 0.
     pub fn affinity(&self, weight: f64, time_us: i64) -> Option<i64> {
+        self.affinity_from(self.reference_time(), weight, time_us)
+    }
+
+    /// The same for a caller with many events, who asks for [`Self::reference_time`] once.
+    pub fn affinity_from(&self, reference_us: i64, weight: f64, time_us: i64) -> Option<i64> {
         let faded = match self.half_life_us {
             Some(half_life) => {
-                let elapsed = i128::from(time_us) - i128::from(self.reference_time());
-                libm::exp2(elapsed as f64 / half_life as f64)
+                let elapsed = match time_us.checked_sub(reference_us) {
+                    Some(elapsed) => elapsed as f64,
+                    None => (i128::from(time_us) - i128::from(reference_us)) as f64,
+                };
+                libm::exp2(elapsed / half_life as f64)
             }
             None => 1.0,
         };

@@ -1,69 +1,68 @@
 //! The item dictionary: every item id of the log, sorted, the same in every process.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use rayon::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
 
+use super::code_table::{CodeTable, mixed};
 use crate::types::{ByteIds, IdRef, Ids};
-
-/// Hasher for keys that are digests already or small integers: one multiplication.
-#[derive(Default)]
-pub struct DigestState(u64);
-
-/// Builds [`DigestState`].
-pub type DigestHasher = BuildHasherDefault<DigestState>;
-
-impl Hasher for DigestState {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u128(&mut self, value: u128) {
-        self.write_u64(value as u64 ^ (value >> 64) as u64);
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let mixed = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
 
 /// Gives each distinct id a code in the order of first sight.
 pub struct Interner {
-    codes: HashMap<u128, u32, DigestHasher>,
+    /// Codes of small integers by the integer itself, [`UNSEEN`] elsewhere.
+    small: Vec<u32>,
+    /// Codes of all others.
+    table: CodeTable,
     ids: Ids,
 }
+
+const UNSEEN: u32 = u32::MAX;
+
+/// Integers from 0 up to this are looked up without a hash: 4 MiB at most.
+const SMALL_MAX: i64 = 1 << 20;
 
 impl Interner {
     /// An empty interner for ids of the kind of `ids`.
     pub fn new_like(ids: &Ids) -> Self {
-        Self { codes: HashMap::default(), ids: ids.new_like() }
+        Self { small: Vec::new(), table: CodeTable::default(), ids: ids.new_like() }
     }
 
     /// The code of `id`, a new one at first sight.
     ///
-    /// Strings are told apart by 128 bits of their hash: among 10⁹ ids two meet with a probability
-    /// of 10⁻²¹.
-    ///
     /// # Panics
-    /// At 2³² − 1 distinct ids.
+    /// At 2³² − 1 distinct ids, and for an id of the other kind.
     #[inline]
     pub fn intern(&mut self, id: IdRef<'_>) -> u32 {
-        let ids = &mut self.ids;
-        *self.codes.entry(id.digest()).or_insert_with(|| {
-            ids.push(id);
-            u32::try_from(ids.len() - 1)
-                .ok()
-                .filter(|&code| code < u32::MAX)
-                .expect("an item dictionary holds fewer than 2^32 - 1 ids")
-        })
+        let Self { small, table, ids } = self;
+        match (id, ids) {
+            (IdRef::Int(id), Ids::Int(ids)) if (0..SMALL_MAX).contains(&id) => {
+                match small.get(id as usize) {
+                    Some(&code) if code != UNSEEN => code,
+                    _ => add_small(small, ids, id),
+                }
+            }
+            (IdRef::Int(id), Ids::Int(ids)) => {
+                let hash = |id: i64| mixed(id as u64);
+                let is_same = |code: u32| ids[code as usize] == id;
+                let next = next_code(ids.len());
+                let hash_of = |code: u32| hash(ids[code as usize]);
+                let code = table.find_or_add(hash(id), next, is_same, hash_of);
+                if code == next {
+                    ids.push(id);
+                }
+                code
+            }
+            (IdRef::Bytes(id), Ids::Bytes(ids)) => {
+                let is_same = |code: u32| ids.get(code as usize) == id;
+                let next = next_code(ids.len());
+                let hash_of = |code: u32| xxh3_64(ids.get(code as usize));
+                let code = table.find_or_add(xxh3_64(id), next, is_same, hash_of);
+                if code == next {
+                    ids.push(id);
+                }
+                code
+            }
+            _ => panic!("a dictionary is all integers or all bytes"),
+        }
     }
 
     /// The ids in the order of their codes.
@@ -72,16 +71,37 @@ impl Interner {
     }
 }
 
+#[cold]
+fn add_small(small: &mut Vec<u32>, ids: &mut Vec<i64>, id: i64) -> u32 {
+    let place = id as usize;
+    if place >= small.len() {
+        small.resize((place + 1).next_power_of_two(), UNSEEN);
+    }
+    small[place] = next_code(ids.len());
+    ids.push(id);
+    small[place]
+}
+
+fn next_code(n_ids: usize) -> u32 {
+    u32::try_from(n_ids)
+        .ok()
+        .filter(|&code| code < UNSEEN)
+        .expect("an item dictionary holds fewer than 2^32 - 1 ids")
+}
+
 /// For every id of `local` its rank in `dictionary`, which is sorted and holds it.
 pub fn ranks(local: &Ids, dictionary: &Ids) -> Vec<u32> {
-    local
-        .iter()
-        .map(|id| dictionary.find_sorted(id).expect("the dictionary holds every id") as u32)
-        .collect()
+    let rank = |row: usize| {
+        dictionary.find_sorted(local.get(row)).expect("the dictionary holds every id") as u32
+    };
+    (0..local.len()).into_par_iter().with_min_len(1 << 12).map(rank).collect()
 }
 
 /// The ids of several sorted columns, sorted, each once.
 pub fn merge_sorted(columns: &[Ids], like: &Ids) -> Ids {
+    if let [column] = columns {
+        return column.clone();
+    }
     let mut all = like.new_like();
     for column in columns {
         column.iter().for_each(|id| all.push(id));

@@ -3,12 +3,24 @@
 //! The order of the steps is fixed: `as_of`, duplicates, undo, seen set, window, affinities; then,
 //! once the support of every item is known over all shards, filter, renumbering and cap.
 
+mod builder;
+mod event;
+mod group;
+mod pairs;
+mod weights;
+
 use std::collections::HashMap;
 
-use super::decay::{Decay, ValueTransform, event_weight};
-use super::event_rows::EventRows;
-use super::item_totals::{ItemSum, ItemTotals, PairSums};
-use crate::types::{AFFINITY_ONE, Histories, IdRef, Ids, ItemIdx, ItemLists, UserFacts};
+use super::decay::{Decay, ValueTransform};
+use super::event_rows::Packed;
+use super::item_totals::{Adder, ItemSum, ItemTotals};
+use crate::types::{Histories, IdRef, Ids, UserFacts};
+use builder::Builder;
+use event::{Event, Layout};
+use group::{Kept, Room, events};
+pub use pairs::Dropped;
+use pairs::{DraftPairs, finish_seen};
+pub use weights::MAX;
 
 /// What one kind of event means.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +41,13 @@ pub struct EventKind {
     pub excludes_item: bool,
     /// The item counts as seen.
     pub marks_seen: bool,
+}
+
+impl EventKind {
+    /// Whether some event of this kind takes back another one.
+    fn may_undo(&self) -> bool {
+        self.undoes.is_some() || self.negative_undoes
+    }
 }
 
 /// When events count. All times in microseconds since 1970.
@@ -94,6 +113,8 @@ pub struct Draft {
     segments: Vec<u32>,
     /// Item sums of the shard's users by (segment, item rank).
     pub segment_sums: HashMap<(u32, u32), ItemSum>,
+    /// All rows of the shard.
+    pub rows_read: u64,
     /// Events that counted.
     pub rows_used: u64,
     /// What did not count.
@@ -116,68 +137,6 @@ impl Draft {
     }
 }
 
-/// Items and affinities of consecutive users, end to end.
-#[derive(Debug, Default)]
-struct DraftPairs {
-    ends: Vec<u32>,
-    /// Ascending per user, or newest first where the user has more than the cap.
-    items: Vec<u32>,
-    affinities: Vec<i64>,
-}
-
-impl DraftPairs {
-    /// Appends one user. Users over the cap are kept newest first, so that the cap can be applied
-    /// after the support filter without keeping a time per pair.
-    fn push(&mut self, pairs: &mut [Pair], cap: usize) {
-        if pairs.len() > cap {
-            pairs.sort_unstable_by(|a, b| b.last_us.cmp(&a.last_us).then(a.item.cmp(&b.item)));
-        }
-        self.items.extend(pairs.iter().map(|pair| pair.item));
-        self.affinities.extend(pairs.iter().map(|pair| pair.affinity));
-        self.ends.push(u32::try_from(self.items.len()).expect("a shard holds under 2^32 pairs"));
-    }
-
-    fn shrink_to_fit(&mut self) {
-        self.ends.shrink_to_fit();
-        self.items.shrink_to_fit();
-        self.affinities.shrink_to_fit();
-    }
-
-    fn heap_bytes(&self) -> usize {
-        4 * (self.items.capacity() + self.ends.capacity()) + 8 * self.affinities.capacity()
-    }
-
-    /// Drops items without an index, renumbers, caps and sorts.
-    fn finish(self, idx_of_rank: &[u32], cap: usize) -> (ItemLists, Vec<i64>, Dropped) {
-        let (mut dropped, mut start) = (Dropped::default(), 0);
-        let mut kept = ItemLists { ends: Vec::with_capacity(self.ends.len()), items: Vec::new() };
-        kept.items.reserve(self.items.len());
-        let mut affinities = Vec::with_capacity(self.items.len());
-        let mut pairs: Vec<(ItemIdx, i64)> = Vec::new();
-        for end in self.ends.iter().map(|&end| end as usize) {
-            pairs.clear();
-            pairs.extend((start..end).filter_map(|place| {
-                let idx = idx_of_rank[self.items[place] as usize];
-                (idx != u32::MAX).then_some((ItemIdx(idx), self.affinities[place]))
-            }));
-            dropped.too_few_users += (end - start - pairs.len()) as u64;
-            if pairs.len() > cap {
-                dropped.over_cap += (pairs.len() - cap) as u64;
-                dropped.users_over_cap += 1;
-                pairs.truncate(cap);
-            }
-            pairs.sort_unstable_by_key(|&(item, _)| item);
-            kept.items.extend(pairs.iter().map(|&(item, _)| item));
-            affinities.extend(pairs.iter().map(|&(_, affinity)| affinity));
-            kept.ends.push(kept.items.len() as u32);
-            start = end;
-        }
-        kept.items.shrink_to_fit();
-        affinities.shrink_to_fit();
-        (kept, affinities, dropped)
-    }
-}
-
 /// What [`draft`] needs to know beside the rows.
 #[derive(Clone, Copy)]
 pub struct Params<'a> {
@@ -191,331 +150,107 @@ pub struct Params<'a> {
     pub segment_of: Option<&'a (dyn Fn(IdRef<'_>) -> u32 + Sync)>,
 }
 
-/// One event, with its fields in the order that decides between events of one user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Event {
-    item: u32,
-    time: i64,
-    /// Undo events come after the others of the same instant.
-    is_undo: bool,
-    kind: u8,
-    value_bits: u32,
-    /// Row that it came from, where its id is. The order of events that differ in nothing else
-    /// decides nothing.
-    row: u32,
+/// A packed block of rows of the shard.
+#[derive(Clone, Copy, Debug)]
+pub struct Block<'a> {
+    /// [`EventRows::pack`](super::event_rows::EventRows::pack).
+    pub packed: &'a [u8],
+    /// The rank of each item code; absent where the codes are ranks already.
+    pub ranks: Option<&'a [u32]>,
+}
+
+/// What a thread needs for one shard after the other.
+pub struct Scratch<'a> {
+    room: Room,
+    adder: Adder<'a>,
+}
+
+impl<'a> Scratch<'a> {
+    /// For one of `n_threads`, who add to `totals`; these have everything once all of it is dropped.
+    pub fn new(totals: &'a ItemTotals, n_threads: usize) -> Self {
+        Self { room: Room::default(), adder: totals.adder(n_threads) }
+    }
 }
 
 /// Builds the histories of one shard up to the point where the support of its items must be known.
 ///
-/// - `rows`: all events of the shard's users, in any order; `items` are ranks.
-/// - `totals`: item sums over all shards, added to; integers, so the order of shards is free.
+/// - `blocks`: all events of the shard's users, in any order; `like`: what kind of ids users have.
+/// - `scratch`: item sums over all shards go through it; integers, so the order of shards is free.
 /// - Ties: events of one user and item at one time are told apart by kind, value and id, so the
 ///   result depends on the set of rows only. Of duplicates the earliest counts. An undo event takes
 ///   back the latest event not after it that has not been taken back.
 /// - A user whose events all came after `as_of` is not in the result.
-/// - Cost: O(n log n) in the rows of the shard; memory 45 bytes a row while it works, 61 with ids.
-pub fn draft(mut rows: EventRows, params: Params<'_>, totals: &ItemTotals) -> Draft {
-    let digests = std::mem::take(&mut rows.digests);
-    let (user_ids, starts, mut events) = group_by_user(rows, params.kinds);
-    let mut builder = Builder::new(params, totals, user_ids.new_like(), digests);
-    for user in 0..user_ids.len() {
-        let (start, end) = (starts[user], starts[user + 1]);
-        builder.user(user_ids.get(user), &mut events[start..end]);
-    }
-    builder.finish()
-}
-
-/// Sorts users by id and gathers their events: ids, starts (`n_users + 1`), events.
-fn group_by_user(mut rows: EventRows, kinds: &[EventKind]) -> (Ids, Vec<usize>, Vec<Event>) {
-    let mut code_of: HashMap<u128, u32, super::dictionary::DigestHasher> = HashMap::default();
-    let mut distinct = rows.users.new_like();
-    let mut codes = Vec::with_capacity(rows.len());
-    for user in rows.users.iter() {
-        let code = *code_of.entry(user.digest()).or_insert_with(|| {
-            distinct.push(user);
-            distinct.len() as u32 - 1
-        });
-        codes.push(code);
-    }
-    // The largest column goes before the events are made.
-    rows.users = rows.users.new_like();
-    drop(code_of);
-    let mut order: Vec<u32> = (0..distinct.len() as u32).collect();
-    order.sort_unstable_by(|&a, &b| distinct.cmp_rows(a as usize, b as usize));
-    let mut rank_of = vec![0u32; order.len()];
-    for (rank, &code) in order.iter().enumerate() {
-        rank_of[code as usize] = rank as u32;
-    }
-    let user_ids = distinct.take(order.iter().map(|&code| code as usize));
-
-    let mut starts = vec![0usize; user_ids.len() + 1];
-    for code in &mut codes {
-        *code = rank_of[*code as usize];
-        starts[*code as usize + 1] += 1;
-    }
-    for user in 0..user_ids.len() {
-        starts[user + 1] += starts[user];
-    }
-    let mut next = starts.clone();
-    let blank = Event { item: 0, time: 0, is_undo: false, kind: 0, value_bits: 0, row: 0 };
-    let mut events = vec![blank; rows.len()];
-    for (row, &user) in codes.iter().enumerate() {
-        let place = &mut next[user as usize];
-        events[*place] = event(&rows, row, kinds);
-        *place += 1;
-    }
-    (user_ids, starts, events)
-}
-
-fn event(rows: &EventRows, row: usize, kinds: &[EventKind]) -> Event {
-    let kind = rows.kinds[row];
-    let meaning = &kinds[usize::from(kind)];
-    Event {
-        item: rows.items[row],
-        time: rows.times[row],
-        is_undo: meaning.undoes.is_some() || (rows.values[row] < 0.0 && meaning.negative_undoes),
-        kind,
-        value_bits: rows.values[row].to_bits(),
-        row: u32::try_from(row).expect("a shard holds under 2^32 rows"),
+/// - Cost: a table look-up per row, then sorting the events of each user: 64 bits each where all fields
+///   fit that, as they do unless event ids or fine values ask for more. Memory 12 bytes a row while it
+///   works, 28 in the other case, and 16 more for event ids; beside that, the result.
+pub fn draft(
+    blocks: &[Block<'_>],
+    like: &Ids,
+    params: Params<'_>,
+    scratch: &mut Scratch<'_>,
+) -> Draft {
+    let ranks: Vec<Option<&[u32]>> = blocks.iter().map(|block| block.ranks).collect();
+    let blocks: Vec<Packed<'_>> = blocks.iter().map(|block| Packed::new(block.packed)).collect();
+    let layout = Layout::of(&blocks, params.kinds, scratch.adder.n_items());
+    let rows = Rows { blocks: &blocks, ranks: &ranks, layout: &layout };
+    match layout.fits_u64() {
+        true => rows.draft::<u64>(like, params, scratch),
+        false => rows.draft::<Event>(like, params, scratch),
     }
 }
 
-/// One item in the history of the user at hand.
-struct Pair {
-    item: u32,
-    affinity: i64,
-    last_us: i64,
+/// The rows of a shard, still packed.
+struct Rows<'a> {
+    blocks: &'a [Packed<'a>],
+    ranks: &'a [Option<&'a [u32]>],
+    layout: &'a Layout,
 }
 
-struct Builder<'a> {
-    params: Params<'a>,
-    totals: &'a ItemTotals,
-    draft: Draft,
-    /// What the user at hand likes, and what they do not.
-    pairs: Vec<Pair>,
-    dislikes: Vec<Pair>,
-    /// Segment of the user at hand, `u32::MAX` for none.
-    segment: u32,
-    /// Per group, the events of the item at hand that may still be taken back.
-    open: Vec<Vec<usize>>,
-    counts: Vec<bool>,
-    /// As in the rows.
-    digests: Vec<u128>,
+impl Rows<'_> {
+    fn draft<K: Kept>(&self, like: &Ids, params: Params<'_>, scratch: &mut Scratch<'_>) -> Draft {
+        let Scratch { room, adder } = scratch;
+        let ids = room.users.find(self.blocks, like);
+        let (mut keys, latest) =
+            events::<K>(room, self.blocks, self.ranks, self.layout, params.kinds);
+        let mut order: Vec<u32> = (0..ids.len() as u32).collect();
+        order.sort_unstable_by(|&a, &b| ids.cmp_rows(a as usize, b as usize));
+        let digests = digests(self.blocks);
+        let mut builder = Builder::new(params, adder, self.layout, like, &digests);
+        builder.some_are_late = self.layout.time_us(latest) >= params.calendar.as_of_us;
+        builder.draft.history.reserve(ids.len(), keys.len());
+        let mut spare = Vec::new();
+        for code in order.into_iter().map(|code| code as usize) {
+            let of_user = &mut keys[room.users.events_of(code)];
+            builder.user(ids.get(code), of_user, &mut spare);
+        }
+        builder.draft.rows_read = keys.len() as u64;
+        let draft = builder.finish();
+        keys.clear();
+        *K::of(room) = keys;
+        draft
+    }
 }
 
-impl<'a> Builder<'a> {
-    fn new(params: Params<'a>, totals: &'a ItemTotals, user_ids: Ids, digests: Vec<u128>) -> Self {
-        let draft = Draft {
-            user_ids,
-            history: DraftPairs::default(),
-            dislikes: DraftPairs::default(),
-            seen_ends: Vec::new(),
-            seen: Vec::new(),
-            facts: Vec::new(),
-            segments: Vec::new(),
-            segment_sums: HashMap::new(),
-            rows_used: 0,
-            filtered: Filtered::default(),
+/// Event ids by row; empty if no row has one.
+fn digests(blocks: &[Packed<'_>]) -> Vec<u128> {
+    if blocks.iter().all(|block| block.digests.is_none()) {
+        return Vec::new();
+    }
+    let mut all = Vec::with_capacity(blocks.iter().map(|block| block.n_rows).sum());
+    for block in blocks {
+        let first = all.len();
+        let Some([low, high]) = &block.digests else {
+            all.resize(first + block.n_rows, 0);
+            continue;
         };
-        let open = vec![Vec::new(); params.kinds.len()];
-        Self {
-            params,
-            totals,
-            draft,
-            pairs: Vec::new(),
-            dislikes: Vec::new(),
-            segment: u32::MAX,
-            open,
-            counts: Vec::new(),
-            digests,
-        }
-    }
-
-    fn user(&mut self, id: IdRef<'_>, events: &mut [Event]) {
-        events.sort_unstable();
-        let n_left = self.drop_later_and_repeated(events);
-        if n_left == 0 {
-            return;
-        }
-        let events = &events[..n_left];
-        let mut facts =
-            UserFacts { first_event_us: i64::MAX, last_event_us: i64::MIN, ..UserFacts::default() };
-        self.segment = self.params.segment_of.map_or(u32::MAX, |segment_of| segment_of(id));
-        self.pairs.clear();
-        self.dislikes.clear();
-        for of_item in events.chunk_by(|a, b| a.item == b.item) {
-            self.item(of_item, &mut facts);
-        }
-        facts.pairs = self.pairs.len() as u32;
-        self.close_user(id, facts);
-    }
-
-    /// Moves the events that count to the front, still in order; returns how many they are.
-    fn drop_later_and_repeated(&mut self, events: &mut [Event]) -> usize {
-        let as_of = self.params.calendar.as_of_us;
-        let n_before = retain(events, |event| event.time < as_of);
-        self.draft.filtered.after_as_of += (events.len() - n_before) as u64;
-        let events = &mut events[..n_before];
-        // 0 for an event without id.
-        let digest = |event: &Event| self.digests.get(event.row as usize).copied().unwrap_or(0);
-        if n_before < 2 || events.iter().all(|event| digest(event) == 0) {
-            return n_before;
-        }
-        let mut first_of: HashMap<u128, (i64, usize)> = HashMap::with_capacity(n_before);
-        for (position, event) in events.iter().enumerate() {
-            let first = first_of.entry(digest(event)).or_insert((event.time, position));
-            *first = (*first).min((event.time, position));
-        }
-        let mut position = 0;
-        let n_first = retain(events, |event| {
-            position += 1;
-            digest(event) == 0 || first_of[&digest(event)].1 == position - 1
+        low.for_each(block.n_rows, |half| all.push(u128::from(half)));
+        let mut row = first;
+        high.for_each(block.n_rows, |half| {
+            all[row] |= u128::from(half) << 64;
+            row += 1;
         });
-        self.draft.filtered.duplicate += (n_before - n_first) as u64;
-        n_first
     }
-
-    /// Takes the events of one item, in order of time.
-    fn item(&mut self, events: &[Event], facts: &mut UserFacts) {
-        self.take_back(events);
-        let Params { kinds, calendar, .. } = self.params;
-        let (mut seen, mut affinity, mut last_us) = (false, 0i64, i64::MIN);
-        let (mut against, mut last_against_us) = (0i64, i64::MIN);
-        let (mut n_events, mut weight, mut newer) = (0i64, 0i64, 0i64);
-        for (event, _) in events.iter().zip(&self.counts).filter(|(_, counts)| **counts) {
-            let kind = &kinds[usize::from(event.kind)];
-            seen |= kind.excludes_item || (kind.marks_seen && event.time >= calendar.seen_start_us);
-            if event.time < calendar.window_start_us {
-                self.draft.filtered.before_window += 1;
-                continue;
-            }
-            self.draft.rows_used += 1;
-            if kind.weight == 0.0 {
-                continue;
-            }
-            let value = f64::from(f32::from_bits(event.value_bits));
-            let event_weight = event_weight(kind.weight, value, kind.transform, kind.value_max);
-            let event_affinity = calendar.decay.affinity(event_weight.abs(), event.time);
-            let event_affinity = event_affinity.unwrap_or(MAX);
-            if event_affinity == 0 {
-                self.draft.filtered.faded += 1;
-                self.draft.rows_used -= 1;
-                continue;
-            }
-            if event_weight < 0.0 {
-                against = against.saturating_add(event_affinity).min(MAX);
-                last_against_us = last_against_us.max(event.time);
-                continue;
-            }
-            n_events += 1;
-            affinity = affinity.saturating_add(event_affinity).min(MAX);
-            let units = ((event_weight * AFFINITY_ONE as f64).round() as i64).min(MAX);
-            weight = weight.saturating_add(units).min(MAX);
-            newer += if event.time >= calendar.middle_us { units } else { 0 };
-            last_us = last_us.max(event.time);
-        }
-        let item = events[0].item;
-        if affinity > 0 {
-            facts.events += n_events as u32;
-            self.pairs.push(Pair { item, affinity, last_us });
-            self.add_to_sums(item, PairSums { events: n_events, weight, affinity, newer });
-        }
-        if against > 0 {
-            self.dislikes.push(Pair { item, affinity: -against, last_us: last_against_us });
-            self.totals.add_heaviest(against);
-        }
-        if seen {
-            self.draft.seen.push(item);
-        }
-        let (first_us, last_us) = (events[0].time, events[events.len() - 1].time);
-        facts.first_event_us = facts.first_event_us.min(first_us);
-        facts.last_event_us = facts.last_event_us.max(last_us);
-        self.totals.add_times(item, first_us, last_us);
-    }
-
-    fn add_to_sums(&mut self, item: u32, sums: PairSums) {
-        self.totals.add_pair(item, sums);
-        if self.segment != u32::MAX {
-            let of_segment = self.draft.segment_sums.entry((self.segment, item)).or_default();
-            of_segment.add(sums);
-        }
-    }
-
-    /// Marks in `counts` the events that stand: neither taken back nor taking back.
-    fn take_back(&mut self, events: &[Event]) {
-        self.counts.clear();
-        self.counts.resize(events.len(), true);
-        if !events.iter().any(|event| event.is_undo) {
-            return;
-        }
-        self.open.iter_mut().for_each(Vec::clear);
-        for (position, event) in events.iter().enumerate() {
-            let kind = &self.params.kinds[usize::from(event.kind)];
-            if !event.is_undo {
-                self.open[usize::from(kind.group)].push(position);
-                continue;
-            }
-            self.counts[position] = false;
-            let target = kind.undoes.unwrap_or(kind.group);
-            match self.open[usize::from(target)].pop() {
-                Some(undone) => {
-                    self.counts[undone] = false;
-                    self.draft.filtered.undone += 2;
-                }
-                None => self.draft.filtered.undo_without_event += 1,
-            }
-        }
-    }
-
-    /// Writes the user at hand.
-    fn close_user(&mut self, id: IdRef<'_>, facts: UserFacts) {
-        let (draft, cap) = (&mut self.draft, self.params.interactions_per_user_max);
-        draft.user_ids.push(id);
-        draft.history.push(&mut self.pairs, cap);
-        draft.dislikes.push(&mut self.dislikes, cap);
-        draft.seen_ends.push(u32::try_from(draft.seen.len()).expect("a shard: under 2^32 pairs"));
-        draft.facts.push(facts);
-        if self.params.segment_of.is_some() {
-            draft.segments.push(self.segment);
-        }
-    }
-
-    fn finish(mut self) -> Draft {
-        let draft = &mut self.draft;
-        draft.history.shrink_to_fit();
-        draft.dislikes.shrink_to_fit();
-        draft.seen.shrink_to_fit();
-        draft.seen_ends.shrink_to_fit();
-        draft.facts.shrink_to_fit();
-        self.draft
-    }
-}
-
-/// Affinities and weights of a pair stop here: 2⁴⁸ in units of 2⁻¹⁶ is a weight of 4 × 10⁹. A run in
-/// which any pair gets there is refused.
-pub const MAX: i64 = 1 << 48;
-
-/// Like `Vec::retain` on a slice: keeps order, returns how many stay at the front.
-fn retain(events: &mut [Event], mut keep: impl FnMut(&Event) -> bool) -> usize {
-    let mut kept = 0;
-    for position in 0..events.len() {
-        if keep(&events[position]) {
-            events[kept] = events[position];
-            kept += 1;
-        }
-    }
-    kept
-}
-
-/// Pairs of a shard that did not enter the histories, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dropped {
-    /// The item has too few users.
-    pub too_few_users: u64,
-    /// Older than the user's newest `interactions_per_user_max`.
-    pub over_cap: u64,
-    /// Users cut by the cap.
-    pub users_over_cap: u64,
+    all
 }
 
 /// Finishes a shard: drops items without an index, renumbers, caps and sorts.
@@ -534,7 +269,7 @@ pub fn finish(
     let (interactions, affinities, dropped) =
         history.finish(idx_of_rank, interactions_per_user_max);
     let (dislikes, dislike_affinities, _) = dislikes.finish(idx_of_rank, interactions_per_user_max);
-    let seen = finish_seen(&seen_ends, &seen, idx_of_rank);
+    let seen = finish_seen(seen_ends, seen, idx_of_rank);
     let histories = Histories {
         shard,
         user_ids,
@@ -547,22 +282,4 @@ pub fn finish(
         facts,
     };
     (histories, dropped)
-}
-
-fn finish_seen(ends: &[u32], seen: &[u32], idx_of_rank: &[u32]) -> ItemLists {
-    let mut kept = ItemLists { ends: Vec::with_capacity(ends.len()), items: Vec::new() };
-    kept.items.reserve(seen.len());
-    let mut start = 0;
-    for end in ends.iter().map(|&end| end as usize) {
-        kept.items.extend(
-            seen[start..end]
-                .iter()
-                .map(|&rank| ItemIdx(idx_of_rank[rank as usize]))
-                .filter(|idx| idx.0 != u32::MAX),
-        );
-        kept.ends.push(kept.items.len() as u32);
-        start = end;
-    }
-    kept.items.shrink_to_fit();
-    kept
 }

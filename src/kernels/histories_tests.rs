@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::kernels::decay::{Decay, ValueTransform, event_weight, to_units};
 use crate::kernels::event_rows::EventRows;
 use crate::kernels::histories::{
-    Calendar, Dropped, EventKind, Filtered, MAX, Params, draft, finish,
+    Block, Calendar, Dropped, EventKind, Filtered, MAX, Params, Scratch, draft, finish,
 };
 use crate::kernels::item_totals::{ItemSum, ItemTotals, PairSums, sum_of};
 use crate::types::{ByteIds, DAY_US, Histories, IdRef, Ids, ItemIdx, UserFacts};
@@ -33,6 +33,8 @@ struct Setup {
     cap: usize,
     users_per_item_min: i64,
     has_segments: bool,
+    /// So many that each adds to common sums, or few.
+    n_threads: usize,
 }
 
 /// What comes out of both.
@@ -291,11 +293,11 @@ fn history(
 // The kernel.
 
 /// Ids whose order is the order of the numbers.
-fn id_of(user: u32, as_bytes: bool, ids: &mut Ids) {
+fn id_of(user: u32, as_bytes: bool, rows: &mut EventRows) {
     if as_bytes {
-        ids.push(IdRef::Bytes(format!("user {user}").as_bytes()));
+        rows.users.push(IdRef::Bytes(format!("user {user}").as_bytes()), u64::from(user / 2));
     } else {
-        ids.push(IdRef::Int(i64::from(user) - 2));
+        rows.users.push(IdRef::Int(i64::from(user) - 2), 0);
     }
 }
 
@@ -306,12 +308,12 @@ fn number_of(id: IdRef<'_>) -> u32 {
     }
 }
 
-fn event_rows(rows: impl Iterator<Item = Row>, as_bytes: bool) -> EventRows {
-    let ids = if as_bytes { Ids::Bytes(ByteIds::default()) } else { Ids::Int(Vec::new()) };
-    let mut columns = EventRows::new_like(&ids);
+/// Items as they are, or backwards: their ranks are to be looked up then.
+fn packed(rows: &[Row], like: &Ids, is_backwards: bool) -> Vec<u8> {
+    let mut columns = EventRows::new_like(like);
     for row in rows {
-        id_of(row.user, as_bytes, &mut columns.users);
-        columns.items.push(row.item);
+        id_of(row.user, matches!(like, Ids::Bytes(_)), &mut columns);
+        columns.items.push(if is_backwards { N_ITEMS - 1 - row.item } else { row.item });
         columns.kinds.push(row.kind);
         columns.values.push(row.value);
         columns.times.push(row.time);
@@ -320,7 +322,7 @@ fn event_rows(rows: impl Iterator<Item = Row>, as_bytes: bool) -> EventRows {
     if columns.digests.iter().all(|&digest| digest == 0) {
         columns.digests.clear();
     }
-    columns
+    columns.pack()
 }
 
 /// What a run does: drafts of all shards, support over all of them, then the end of each.
@@ -332,9 +334,21 @@ fn kernel(rows: &[Row], setup: &Setup, as_bytes: bool) -> Outcome {
         interactions_per_user_max: setup.cap,
         segment_of: if setup.has_segments { Some(&segment) } else { None },
     };
+    let like = if as_bytes { Ids::Bytes(ByteIds::default()) } else { Ids::Int(Vec::new()) };
     let totals = ItemTotals::new(N_ITEMS as usize);
-    let of_shard = |shard| rows.iter().copied().filter(move |row| row.user % 2 == shard);
-    let drafts = [0, 1].map(|shard| draft(event_rows(of_shard(shard), as_bytes), params, &totals));
+    let backwards: Vec<u32> = (0..N_ITEMS).rev().collect();
+    let mut scratch = Scratch::new(&totals, setup.n_threads);
+    let drafts = [0, 1].map(|shard| {
+        let of_shard: Vec<Row> = rows.iter().copied().filter(|row| row.user % 2 == shard).collect();
+        let (some, others) = of_shard.split_at(of_shard.len() / 3);
+        let (some, others) = (packed(some, &like, false), packed(others, &like, true));
+        let blocks = [
+            Block { packed: &some, ranks: None },
+            Block { packed: &others, ranks: Some(&backwards) },
+        ];
+        draft(&blocks, &like, params, &mut scratch)
+    });
+    drop(scratch);
     let (sums, times) = (totals.sums(), totals.times());
     let mut outcome = Outcome {
         sums: (0..N_ITEMS as usize).map(|item| sum_of(&sums, item)).collect(),
@@ -416,19 +430,34 @@ fn kinds() -> Vec<EventKind> {
     ]
 }
 
-/// Few times, items and ids, so that ties, repetitions and undone events are common.
+/// Few times, items and ids, so that ties, repetitions and undone events are common. Some logs have
+/// no event ids, no negative values and times by the second, so that 64 bits hold an event.
 fn rows() -> impl Strategy<Value = Vec<Row>> {
     let value = prop_oneof![Just(-2f32), Just(-1.0), Just(1.0), Just(1.0), Just(3.0), Just(9.0)];
     let id = prop_oneof![3 => Just(0u128), 1 => 1u128..9];
     let row = (0u32..7, 0..N_ITEMS, 0..kinds().len() as u8, value, 0i64..23, id);
-    let row = row.prop_map(|(user, item, kind, value, time, id)| {
-        let meaning = &kinds()[usize::from(kind)];
-        let value = if meaning.negative_undoes { value } else { value.abs() };
-        let is_counted = meaning.transform != ValueTransform::None || value < 0.0;
-        let value = if is_counted { value } else { 1.0 };
-        Row { user, item, kind, value, time: time * 5 * DAY_US, id }
+    let row = row.prop_map(|(user, item, kind, value, time, id)| Row {
+        user,
+        item,
+        kind,
+        value,
+        time: time * 5 * DAY_US,
+        id,
     });
-    prop::collection::vec(row, 0..90)
+    (prop::collection::vec(row, 0..90), any::<[bool; 3]>()).prop_map(
+        |(mut rows, [has_ids, has_negative, is_fine])| {
+            for row in &mut rows {
+                row.id = if has_ids { row.id } else { 0 };
+                row.value = if has_negative { row.value } else { row.value.abs() };
+                row.time += i64::from(is_fine && row.user == 3);
+                let meaning = &kinds()[usize::from(row.kind)];
+                row.value = if meaning.negative_undoes { row.value } else { row.value.abs() };
+                let is_counted = meaning.transform != ValueTransform::None || row.value < 0.0;
+                row.value = if is_counted { row.value } else { 1.0 };
+            }
+            rows
+        },
+    )
 }
 
 prop_compose! {
@@ -439,6 +468,7 @@ prop_compose! {
         cap in prop_oneof![1usize..6, Just(1000)],
         users_per_item_min in 0i64..5,
         has_segments in any::<bool>(),
+        n_threads in prop_oneof![Just(1), Just(1 << 40)],
     ) -> Setup {
         let day = |day: i64| day.saturating_mul(DAY_US);
         let decay = Decay { half_life_us: half_life_days.map(day), as_of_us: day(100) };
@@ -454,6 +484,7 @@ prop_compose! {
             cap,
             users_per_item_min,
             has_segments,
+            n_threads,
         }
     }
 }
@@ -492,6 +523,7 @@ fn an_undo_takes_back_the_latest_earlier_event() {
         cap: 10,
         users_per_item_min: 1,
         has_segments: false,
+        n_threads: 1,
     };
     let buy = Row { user: 1, item: 0, kind: 5, value: 2.0, time: 10, id: 0 };
     let back = Row { kind: 2, value: 1.0, ..buy };

@@ -6,7 +6,7 @@
 //!
 //! | kernel | what it computes | cost |
 //! |---|---|---|
-//! | [`event_rows`], [`dictionary`], [`codec`] | packed rows, item ids, coded histories | linear |
+//! | [`event_rows`], [`dictionary`], [`code_table`], [`codec`] | packed rows, item ids, coded histories | linear |
 //! | [`saved`] | results of stages as bytes that outlive their process | linear |
 //! | [`histories`], [`item_totals`] | events of a shard to histories, and sums per item | O(n log n) per shard |
 //! | [`decay`] | weight of an event, and its integer affinity under a half-life | O(1) per event |
@@ -22,6 +22,7 @@
 //! | [`synthetic`] | a seeded shop and its log, for examples and tests | linear |
 
 pub mod als;
+pub mod code_table;
 pub mod codec;
 pub mod combine;
 pub mod cosine;

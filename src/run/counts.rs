@@ -48,6 +48,13 @@ impl ScanCounts {
         add(&mut self.filtered, reason, count);
     }
 
+    /// Counts rows of one row group that cannot be used, the first of them in `first_row` of the file.
+    pub fn reject(&mut self, place: (String, u32, String), count: u64, first_row: u64) {
+        let rejected = self.rejected.entry(place).or_insert(Rejected { count: 0, first_row });
+        rejected.count += count;
+        rejected.first_row = rejected.first_row.min(first_row);
+    }
+
     /// Adds what another process or thread counted.
     pub fn merge(&mut self, other: &Self) {
         self.rows += other.rows;
@@ -58,12 +65,7 @@ impl ScanCounts {
             add(&mut self.unlisted_events, event, *count);
         }
         for (place, rejected) in &other.rejected {
-            let here = self
-                .rejected
-                .entry(place.clone())
-                .or_insert(Rejected { count: 0, first_row: u64::MAX });
-            here.count += rejected.count;
-            here.first_row = here.first_row.min(rejected.first_row);
+            self.reject(place.clone(), rejected.count, rejected.first_row);
         }
         self.oldest_us = self.oldest_us.min(other.oldest_us);
         self.newest_us = self.newest_us.max(other.newest_us);

@@ -10,6 +10,7 @@ use crate::job::plan::{FilePlan, Plan};
 use crate::job::spec::{HistoryWeights, ItemNeighbors};
 use crate::kernels::als::item_sums::ITEMS_PER_TASK;
 use crate::kernels::als::stride;
+use crate::kernels::item_totals::apart_bytes;
 use crate::types::IdType;
 
 /// Peak memory of a process by stage, in bytes.
@@ -159,7 +160,10 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
     let shard_rows = (all.rows / u64::from(plan.n_shards)).max(1);
     // Sums of items are reduced and gathered.
     let sums = shared(items * 112);
-    let histories_bytes = held + sums + rows * row_bytes / 4 + threads * shard_rows.min(rows) * 100;
+    // Each thread adds to sums of its own where those are not too many.
+    let apart = apart_bytes(items as usize, cluster.threads) as u64;
+    let histories_bytes =
+        held + sums + apart + rows * row_bytes / 4 + threads * shard_rows.min(rows) * 100;
     let popularity_bytes = held + threads * TABLE_ROWS * 64;
     let neighbors = plan.spec.item_neighbors.as_ref();
     let (gathered, listed) = neighbors.map_or((0, 0), |of| neighbor_sizes(of, all, alone));

@@ -1,7 +1,8 @@
 //! From the logs to the sharded histories: scan, item dictionary, shuffle, support.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
@@ -13,8 +14,10 @@ use super::{Job, Refused, Worker};
 use crate::dataflow::{BLOCK_BYTES, Outgoing, windowed_source};
 use crate::job::plan::Plan;
 use crate::kernels::dictionary::{decode_ids, encode_ids, merge_sorted, ranks};
-use crate::kernels::event_rows::EventRows;
-use crate::kernels::histories::{self, Calendar, Draft, Dropped, EventKind, Filtered};
+use crate::kernels::event_rows::with_items;
+use crate::kernels::histories::{
+    self, Block, Calendar, Draft, Dropped, EventKind, Filtered, Scratch,
+};
 use crate::kernels::item_totals::{ItemSum, ItemTotals, fits, sum_of};
 use crate::types::{Histories, IdRef, Ids};
 
@@ -45,14 +48,15 @@ pub(super) fn scan(worker: &mut Worker<'_>, denied: &HashSet<u128>) -> Result<Sc
         advance: &advance,
     };
     let mut scan = Scan { blocks: Vec::new(), items: BTreeMap::new(), counts: ScanCounts::new() };
-    std::thread::scope(|scope| {
+    // The threads that read are those that build histories: an allocator keeps memory by thread.
+    worker.pool.in_place_scope(|scope| {
         windowed_source(
             &mut worker.shell.worker,
             "scan",
             |sender| {
                 for reader in 0..job.threads.min(mine.len()).max(1) {
                     let (sender, context) = (sender.clone(), &context);
-                    scope.spawn(move || {
+                    scope.spawn(move |_| {
                         let mut emit = |scanned| sender.blocking_send(Ok(scanned)).is_ok();
                         if let Err(error) = read_splits(context, reader, &mut emit) {
                             // A closed source has met an error already; that one is reported.
@@ -122,8 +126,11 @@ pub(super) fn counts(scan: &Scan) -> &ScanCounts {
 pub(super) fn dictionary(worker: &mut Worker<'_>, scan: &Scan) -> Ids {
     const OWNER_SEED: u64 = 1;
     let like = Ids::new(worker.job.plan.item_id_type);
-    let locals: Vec<Ids> = scan.items.values().map(Ids::sorted_unique).collect();
-    let local = merge_sorted(&locals, &like);
+    let local = worker.pool.install(|| {
+        let readers: Vec<&Ids> = scan.items.values().collect();
+        let sorted: Vec<Ids> = readers.into_par_iter().map(Ids::sorted_unique).collect();
+        merge_sorted(&sorted, &like)
+    });
     let peers = worker.shell.peers;
     if peers == 1 {
         return local;
@@ -147,32 +154,40 @@ pub(super) fn dictionary(worker: &mut Worker<'_>, scan: &Scan) -> Ids {
     merge_sorted(&columns, &like)
 }
 
-/// Blocks of the shards that this process owns; items are ranks in the dictionary.
-pub(super) type Shuffled = BTreeMap<u32, Vec<Bytes>>;
-
-/// Sends every block to the owner of its shard.
-pub(super) fn shuffle(worker: &mut Worker<'_>, scan: Scan, dictionary: &Ids) -> Shuffled {
-    let ranks: HashMap<usize, Vec<u32>> =
-        scan.items.iter().map(|(&reader, items)| (reader, ranks(items, dictionary))).collect();
-    let (n_shards, peers) = (worker.job.plan.n_shards, worker.shell.peers);
-    let users = Ids::new(worker.job.plan.user_id_type);
-    let outgoing = scan.blocks.into_iter().map(|(reader, shard, packed)| Outgoing {
-        target: owner(shard, n_shards, peers),
-        tag: u64::from(shard),
-        payload: with_ranks(&packed, &ranks[&reader], &users).into(),
-    });
-    let mut shuffled = Shuffled::new();
-    worker.shell.collectives.all_to_all(outgoing, |incoming| {
-        shuffled.entry(incoming.tag as u32).or_default().push(incoming.payload);
-    });
-    shuffled
+/// Packed rows of the shards that this process owns.
+pub(super) struct Shuffled {
+    /// By shard, blocks that this process read, with the codes of their readers.
+    stayed: BTreeMap<u32, Vec<(usize, Vec<u8>)>>,
+    /// By shard, blocks of other processes; items are ranks in the dictionary.
+    arrived: BTreeMap<u32, Vec<Bytes>>,
+    /// Ranks by code, of each reader.
+    ranks: BTreeMap<usize, Vec<u32>>,
 }
 
-fn with_ranks(packed: &[u8], ranks: &[u32], users: &Ids) -> Vec<u8> {
-    let mut rows = EventRows::new_like(users);
-    EventRows::unpack_into(packed, &mut rows);
-    rows.items.iter_mut().for_each(|item| *item = ranks[*item as usize]);
-    rows.pack()
+/// Sends every block to the owner of its shard; those of this process's own shards stay as they are.
+pub(super) fn shuffle(worker: &mut Worker<'_>, scan: Scan, dictionary: &Ids) -> Shuffled {
+    let (n_shards, peers) = (worker.job.plan.n_shards, worker.shell.peers);
+    let ranks_of = |(&reader, items): (&usize, &Ids)| (reader, ranks(items, dictionary));
+    let ranks: BTreeMap<usize, Vec<u32>> =
+        worker.pool.install(|| scan.items.iter().map(ranks_of).collect());
+    let (mut stayed, mut arrived) = (BTreeMap::new(), BTreeMap::new());
+    let mut leaving = Vec::new();
+    for (reader, shard, packed) in scan.blocks {
+        if owner(shard, n_shards, peers) == worker.shell.index {
+            stayed.entry(shard).or_insert_with(Vec::new).push((reader, packed));
+        } else {
+            leaving.push((reader, shard, packed));
+        }
+    }
+    let outgoing = leaving.into_iter().map(|(reader, shard, packed)| Outgoing {
+        target: owner(shard, n_shards, peers),
+        tag: u64::from(shard),
+        payload: with_items(&packed, &ranks[&reader]).into(),
+    });
+    worker.shell.collectives.all_to_all(outgoing, |incoming| {
+        arrived.entry(incoming.tag as u32).or_insert_with(Vec::new).push(incoming.payload);
+    });
+    Shuffled { stayed, arrived, ranks }
 }
 
 /// The process that owns a shard: contiguous ranges, as equal as they can be.
@@ -284,7 +299,7 @@ pub(super) fn kept(plan: &Plan, dictionary: &Ids, sums: &[i64]) -> (Vec<u32>, Id
 
 fn drafts(
     worker: &Worker<'_>,
-    mut shuffled: Shuffled,
+    shuffled: Shuffled,
     kinds: &[EventKind],
     calendar: &Calendar,
     totals: &ItemTotals,
@@ -297,25 +312,32 @@ fn drafts(
         interactions_per_user_max: plan.spec.history.interactions_per_user_max,
         segment_of,
     };
-    let users = Ids::new(plan.user_id_type);
-    let shards: Vec<(u32, Vec<Bytes>)> = owned_shards(worker)
+    let like = Ids::new(plan.user_id_type);
+    let Shuffled { mut stayed, mut arrived, ranks } = shuffled;
+    let shards: Vec<_> = owned_shards(worker)
         .into_iter()
-        .map(|shard| (shard, shuffled.remove(&shard).unwrap_or_default()))
+        .map(|shard| (shard, stayed.remove(&shard), arrived.remove(&shard)))
         .collect();
-    let observer = worker.job.observer;
+    let (observer, n_threads) = (worker.job.observer, worker.job.threads);
+    // One for each thread that is at work.
+    let scratches: Mutex<Vec<Scratch<'_>>> = Mutex::default();
+    let held = || scratches.lock().unwrap_or_else(PoisonError::into_inner);
     worker.pool.install(|| {
-        shards
-            .into_par_iter()
-            .with_max_len(1)
-            .map(|(shard, blocks)| {
-                let mut rows = EventRows::new_like(&users);
-                rows.reserve_for(blocks.iter().map(|block| &block[..]));
-                // Each block is freed as soon as its rows are out.
-                blocks.into_iter().for_each(|block| EventRows::unpack_into(&block, &mut rows));
-                observer.advance(rows.len() as u64);
-                (shard, histories::draft(rows, params, totals))
-            })
-            .collect()
+        let shards = shards.into_par_iter().with_max_len(1);
+        let drafts = shards.map(|(shard, stayed, arrived)| {
+            let (stayed, arrived) = (stayed.unwrap_or_default(), arrived.unwrap_or_default());
+            let ours =
+                stayed.iter().map(|(reader, packed)| Block { packed, ranks: Some(&ranks[reader]) });
+            let others = arrived.iter().map(|packed| Block { packed, ranks: None });
+            let blocks: Vec<Block<'_>> = ours.chain(others).collect();
+            let scratch = held().pop();
+            let mut scratch = scratch.unwrap_or_else(|| Scratch::new(totals, n_threads));
+            let draft = histories::draft(&blocks, &like, params, &mut scratch);
+            held().push(scratch);
+            observer.advance(draft.rows_read);
+            (shard, draft)
+        });
+        drafts.collect()
     })
 }
 

@@ -14,11 +14,11 @@ use super::{Log, PlanFlags, plan};
 use crate::job::load;
 use crate::job::plan::Plan;
 use crate::kernels::decay::ValueTransform;
-use crate::kernels::event_rows::EventRows;
+use crate::kernels::event_rows::{Column, Packed, PackedUsers};
 use crate::kernels::histories::EventKind;
 use crate::schema::{EventBatch, IdColumn};
 use crate::store::IoRuntime;
-use crate::types::{IdRef, Ids, shard_of};
+use crate::types::{IdRef, shard_of};
 
 fn split(row_group: usize, bytes: u64) -> Split {
     Split { source: 0, file: 0, row_group, first_row: 0, bytes }
@@ -130,10 +130,9 @@ fn read(plan: &Plan, logs: &[Log], n_readers: usize) -> (Vec<(u32, i64)>, [u64; 
     for one in scanned {
         match one {
             Scanned::Block { shard, packed, .. } => {
-                let mut rows = EventRows::new_like(&Ids::new(plan.user_id_type));
-                EventRows::unpack_into(&packed, &mut rows);
-                let Ids::Int(ids) = &rows.users else { panic!("users are integers") };
-                users.extend(ids.iter().map(|&user| (shard, user)));
+                let packed = Packed::new(&packed);
+                let PackedUsers::Int(ids) = &packed.users else { panic!("users are integers") };
+                ids.for_each(packed.n_rows, |user| users.push((shard, Column::as_i64(user))));
             }
             Scanned::Finished { counts, .. } => {
                 let more = [counts.rows, counts.row_groups, counts.n_filtered(), 1];

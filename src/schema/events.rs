@@ -92,19 +92,14 @@ impl TimeReader {
             _ => cast(array, &DataType::Int64)?,
         };
         let integers: &Int64Array = integers.as_primitive();
-        let is_local = naive && self.zone != TimeZone::UTC;
-        let mut times: Vec<i64> = Vec::with_capacity(integers.len());
-        for row in 0..integers.len() {
-            let time = (!integers.is_null(row))
-                .then(|| integers.value(row).checked_mul(scale.0))
-                .flatten()
-                .map(|time| time.div_euclid(scale.1));
-            times.push(match time {
-                Some(time) if !(TIME_MIN_US..TIME_MAX_US).contains(&time) => TIME_INVALID,
-                Some(time) if is_local => self.utc_of(time),
-                Some(time) => time,
-                None => TIME_INVALID,
-            });
+        let mut times = in_us(integers.values(), scale);
+        if let Some(nulls) = integers.nulls() {
+            let is_null = |row: usize| nulls.is_null(row);
+            (0..times.len()).filter(|&row| is_null(row)).for_each(|row| times[row] = TIME_INVALID);
+        }
+        if naive && self.zone != TimeZone::UTC {
+            let valid = times.iter_mut().filter(|time| **time != TIME_INVALID);
+            valid.for_each(|time| *time = self.utc_of(*time));
         }
         Ok(times)
     }
@@ -122,6 +117,22 @@ impl TimeReader {
             self.cached = (quarter, offset);
         }
         local_us - self.cached.1
+    }
+}
+
+/// Numbers as microseconds, [`TIME_INVALID`] out of range.
+fn in_us(integers: &[i64], (multiplier, divisor): (i64, i64)) -> Vec<i64> {
+    let valid = |time: i64| match (TIME_MIN_US..TIME_MAX_US).contains(&time) {
+        true => time,
+        false => TIME_INVALID,
+    };
+    match (multiplier, divisor) {
+        (1, 1) => integers.iter().map(|&time| valid(time)).collect(),
+        (_, 1) => {
+            let time = |&time: &i64| time.checked_mul(multiplier).map_or(TIME_INVALID, valid);
+            integers.iter().map(time).collect()
+        }
+        _ => integers.iter().map(|time| valid(time.div_euclid(divisor))).collect(),
     }
 }
 
@@ -306,17 +317,22 @@ fn read_kinds(
         Some(_) => names.iter().map(code_of).collect(),
         None => Vec::new(),
     };
-    let mut codes = Vec::with_capacity(array.len());
-    for row in 0..array.len() {
-        let code = match &keys {
-            Some(_) if array.is_null(row) => KIND_UNLISTED,
-            Some(keys) => by_key[keys[row] as usize],
-            None => code_of(name_at(row)),
-        };
-        if code == KIND_UNLISTED {
-            unlisted(name_at(row).unwrap_or("(null)"), 1);
+    let codes: Vec<u8> = match &keys {
+        Some(keys) if array.null_count() == 0 => {
+            keys.iter().map(|&key| by_key[key as usize]).collect()
         }
-        codes.push(code);
+        Some(keys) => {
+            let code = |row: usize| match array.is_null(row) {
+                true => KIND_UNLISTED,
+                false => by_key[keys[row] as usize],
+            };
+            (0..array.len()).map(code).collect()
+        }
+        None => (0..array.len()).map(|row| code_of(name_at(row))).collect(),
+    };
+    if codes.contains(&KIND_UNLISTED) {
+        let rows = (0..codes.len()).filter(|&row| codes[row] == KIND_UNLISTED);
+        rows.for_each(|row| unlisted(name_at(row).unwrap_or("(null)"), 1));
     }
     Ok(codes)
 }

@@ -76,6 +76,61 @@ impl IdColumn {
         self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row))
     }
 
+    /// The ids of all rows, where they are integers and no dictionary; anything in null rows.
+    pub fn ints(&self) -> Option<&[i64]> {
+        match (&self.keys, &self.values) {
+            (None, Values::Int(values)) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// Of a dictionary, where the value of each row stands.
+    pub fn keys(&self) -> Option<&[i64]> {
+        self.keys.as_deref()
+    }
+
+    /// Number of values of a dictionary; of another column, of rows.
+    pub fn n_values(&self) -> usize {
+        match &self.values {
+            Values::Int(values) => values.len(),
+            Values::Bytes(values) => values.len(),
+            Values::LargeBytes(values) => values.len(),
+            Values::BytesView(values) => values.len(),
+            Values::FixedBytes(values) => values.len(),
+        }
+    }
+
+    /// One value of a dictionary.
+    ///
+    /// # Panics
+    /// If there is no such value.
+    #[inline]
+    pub fn value(&self, place: usize) -> IdRef<'_> {
+        match &self.values {
+            Values::Int(values) => IdRef::Int(values[place]),
+            Values::Bytes(values) => IdRef::Bytes(values.value(place)),
+            Values::LargeBytes(values) => IdRef::Bytes(values.value(place)),
+            Values::BytesView(values) => IdRef::Bytes(values.value(place)),
+            Values::FixedBytes(values) => IdRef::Bytes(values.value(place)),
+        }
+    }
+
+    /// Whether the values of both are the same memory, as in batches of one row group.
+    pub fn shares_values(&self, other: &Self) -> bool {
+        match (&self.values, &other.values) {
+            (Values::Int(one), Values::Int(other)) => one.inner().ptr_eq(other.inner()),
+            (Values::Bytes(one), Values::Bytes(other)) => {
+                one.values().ptr_eq(other.values())
+                    && one.offsets().inner().inner().ptr_eq(other.offsets().inner().inner())
+            }
+            (Values::LargeBytes(one), Values::LargeBytes(other)) => {
+                one.values().ptr_eq(other.values())
+                    && one.offsets().inner().inner().ptr_eq(other.offsets().inner().inner())
+            }
+            _ => false,
+        }
+    }
+
     /// The id of a row, or `None` where it has none.
     #[inline]
     pub fn get_opt(&self, row: usize) -> Option<IdRef<'_>> {
@@ -89,13 +144,7 @@ impl IdColumn {
     #[inline]
     pub fn get(&self, row: usize) -> IdRef<'_> {
         let row = self.keys.as_ref().map_or(row, |keys| keys[row] as usize);
-        match &self.values {
-            Values::Int(values) => IdRef::Int(values[row]),
-            Values::Bytes(values) => IdRef::Bytes(values.value(row)),
-            Values::LargeBytes(values) => IdRef::Bytes(values.value(row)),
-            Values::BytesView(values) => IdRef::Bytes(values.value(row)),
-            Values::FixedBytes(values) => IdRef::Bytes(values.value(row)),
-        }
+        self.value(row)
     }
 }
 

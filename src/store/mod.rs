@@ -46,7 +46,9 @@ pub use manifest::{FORMAT, Gate, Manifest, ManifestInput, PublishedFile, RunPath
 pub use meter::StoreCounts;
 pub use output::{Output, put_file};
 pub use publish::Published;
-pub use reader::{Footer, RowGroupReader, footer, footers, read_all, read_row_group};
+pub use reader::{
+    Footer, RowGroupReader, footer, footers, read_all, read_row_group, read_row_group_as_stored,
+};
 pub use runtime::{IoRuntime, StoreOptions};
 pub use table_writer::{BATCH_ROWS, EncodedFile, TableFile};
 pub use vector_reader::{VectorBlock, VectorFile};

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use parquet::arrow::ProjectionMask;
@@ -13,6 +13,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
 };
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use parquet::basic::Encoding;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 
@@ -126,6 +127,78 @@ pub fn read_row_group(
     row_group: usize,
     columns: &[&str],
 ) -> Result<RowGroupReader, ReadError> {
+    fetch(location, file, footer, &footer.0, row_group, columns)
+}
+
+/// As [`read_row_group`], but texts come as dictionaries where the row group holds a column so and in
+/// no other way: what is made of an id is made once of each that differs.
+///
+/// # Errors
+/// As [`read_row_group`].
+///
+/// # Panics
+/// If `row_group` is out of range.
+pub fn read_row_group_as_stored(
+    location: &Location,
+    file: &InputFile,
+    footer: &Footer,
+    row_group: usize,
+    columns: &[&str],
+) -> Result<RowGroupReader, ReadError> {
+    let as_stored = with_dictionaries(footer, row_group, columns);
+    let metadata = as_stored.as_ref().unwrap_or(&footer.0);
+    fetch(location, file, footer, metadata, row_group, columns)
+}
+
+/// The footer with a dictionary in the place of each column of text that is one in a row group;
+/// `None` if there is none.
+fn with_dictionaries(
+    footer: &Footer,
+    row_group: usize,
+    columns: &[&str],
+) -> Option<ArrowReaderMetadata> {
+    let group = footer.metadata().row_group(row_group);
+    let is_dictionary = |name: &str| {
+        let mut chunks = group.columns().iter();
+        let chunk = chunks.find(|chunk| chunk.column_path().parts() == [name.to_owned()]);
+        let pages = chunk.and_then(|chunk| chunk.page_encoding_stats_mask());
+        pages.is_some_and(|pages| {
+            pages.is_only(Encoding::RLE_DICTIONARY) || pages.is_only(Encoding::PLAIN_DICTIONARY)
+        })
+    };
+    let mut found = false;
+    let as_stored = |field: &FieldRef| -> FieldRef {
+        let is_text = matches!(
+            field.data_type(),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Binary | DataType::LargeBinary
+        );
+        if !is_text || !columns.contains(&field.name().as_str()) || !is_dictionary(field.name()) {
+            return field.clone();
+        }
+        found = true;
+        let values = Box::new(field.data_type().clone());
+        let data_type = DataType::Dictionary(Box::new(DataType::Int32), values);
+        Arc::new(field.as_ref().clone().with_data_type(data_type))
+    };
+    let fields: Fields = footer.schema().fields().iter().map(as_stored).collect();
+    if !found {
+        return None;
+    }
+    let schema = Arc::new(Schema::new_with_metadata(fields, footer.schema().metadata().clone()));
+    let options =
+        ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Skip).with_schema(schema);
+    // A column that Arrow does not take in another type than its own is read in that.
+    ArrowReaderMetadata::try_new(Arc::clone(footer.metadata()), options).ok()
+}
+
+fn fetch(
+    location: &Location,
+    file: &InputFile,
+    footer: &Footer,
+    metadata: &ArrowReaderMetadata,
+    row_group: usize,
+    columns: &[&str],
+) -> Result<RowGroupReader, ReadError> {
     let mask = projection(file, footer, columns)?;
     let rows_left = footer.row_group_rows(row_group);
     check_size(file, footer, row_group, &mask)?;
@@ -133,7 +206,7 @@ pub fn read_row_group(
     let object = planned(location, file)?;
     let fetch = async {
         let mut stream =
-            ParquetRecordBatchStreamBuilder::new_with_metadata(object, footer.0.clone())
+            ParquetRecordBatchStreamBuilder::new_with_metadata(object, metadata.clone())
                 .with_projection(mask)
                 .with_row_groups(vec![row_group])
                 .with_batch_size(BATCH_ROWS)

@@ -203,3 +203,39 @@ proptest! {
         }
     }
 }
+
+/// Texts come as dictionaries where a row group has nothing else, and hold the same.
+#[test]
+fn texts_come_as_they_are_stored() {
+    let names = StringArray::from_iter_values((0..5_000).map(|row| format!("name {}", row % 7)));
+    let plain = StringArray::from_iter_values((0..5_000).map(|row| format!("text {row}")));
+    let batch = RecordBatch::try_from_iter([
+        ("n", Arc::new(Int64Array::from_iter_values(0..5_000)) as ArrayRef),
+        ("name", Arc::new(names)),
+        ("text", Arc::new(plain)),
+    ]);
+    // The dictionary of the second half of the texts is full before all of them are written.
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(2_500))
+        .set_dictionary_page_size_limit(4 << 10)
+        .set_data_page_row_count_limit(100)
+        .set_write_batch_size(64);
+    let file = encode(&batch.unwrap(), properties.build());
+    let input = input(&[("a.parquet", &file)]);
+    let (location, file) = (&input.location, &input.files[0]);
+    let footer = footer(location, file).unwrap();
+    let columns = ["n", "name", "text"];
+    for row_group in 0..2 {
+        let plainly = read_row_group(location, file, &footer, row_group, &columns).unwrap();
+        let stored = read_row_group_as_stored(location, file, &footer, row_group, &columns);
+        for (plain, stored) in plainly.zip(stored.unwrap()) {
+            let (plain, stored) = (plain.unwrap(), stored.unwrap());
+            assert!(stored.column(1).as_any_dictionary_opt().is_some(), "few names");
+            assert!(stored.column(2).as_any_dictionary_opt().is_none(), "many texts");
+            for column in 0..3 {
+                let (plain, stored) = (plain.column(column), stored.column(column));
+                assert_eq!(plain, &arrow::compute::cast(stored, plain.data_type()).unwrap());
+            }
+        }
+    }
+}

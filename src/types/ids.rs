@@ -112,6 +112,32 @@ impl ByteIds {
         self.ends.push(self.bytes.len());
     }
 
+    /// Ids that stand end to end in `bytes`, with their ends.
+    ///
+    /// # Panics
+    /// If the ends descend, or do not end with the bytes.
+    pub fn from_parts(bytes: Vec<u8>, ends: Vec<usize>) -> Self {
+        assert!(ends.is_sorted(), "the ends of ids ascend");
+        assert_eq!(ends.last().copied().unwrap_or(0), bytes.len(), "the last id ends the bytes");
+        Self { ends, bytes }
+    }
+
+    /// Number of ids.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is no id.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Removes all ids and keeps the room.
+    pub fn clear(&mut self) {
+        self.ends.clear();
+        self.bytes.clear();
+    }
+
     /// All bytes end to end, and the end of each id.
     pub fn parts(&self) -> (&[u8], &[usize]) {
         (&self.bytes, &self.ends)
@@ -207,6 +233,13 @@ impl Ids {
 
     /// The ids in sorted order, each once.
     pub fn sorted_unique(&self) -> Self {
+        if let Self::Int(ids) = self {
+            // Stable, as that is linear in sorted runs.
+            let mut ids = ids.clone();
+            ids.sort();
+            ids.dedup();
+            return Self::Int(ids);
+        }
         let mut rows: Vec<u32> = (0..self.len() as u32).collect();
         rows.sort_unstable_by(|&a, &b| self.cmp_rows(a as usize, b as usize));
         rows.dedup_by(|a, b| self.cmp_rows(*a as usize, *b as usize).is_eq());

@@ -35,7 +35,18 @@ pub const AFFINITY_ONE: i64 = 1 << 16;
 /// the number of shards splits each shard in two neighbors.
 #[inline]
 pub fn shard_of(user: IdRef<'_>, n_shards: u32) -> u32 {
+    shard_of_hash(shard_hash(user), n_shards)
+}
+
+/// The hash of a user that decides the shard.
+#[inline]
+pub fn shard_hash(user: IdRef<'_>) -> u64 {
     const SHARD_SEED: u64 = 0x7469_6465_6D69_6C6C;
-    let hash = user.stable_hash(SHARD_SEED);
+    user.stable_hash(SHARD_SEED)
+}
+
+/// The shard of a user of that [`shard_hash`].
+#[inline]
+pub fn shard_of_hash(hash: u64, n_shards: u32) -> u32 {
     ((u128::from(hash) * u128::from(n_shards)) >> 64) as u32
 }

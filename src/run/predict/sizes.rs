@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::job::plan::{FilePlan, Plan};
+use crate::run::scan::block_rows;
 use crate::store::{IoRuntime, Manifest, Output, PublishedFile};
 
 /// How much there is, over all processes.
@@ -187,13 +188,23 @@ fn packed_row_bytes(plan: &Plan, users: u64, items: u64) -> u64 {
     let any = |has: fn(&crate::schema::EventColumns) -> bool| {
         plan.sources.iter().any(|source| has(&source.columns))
     };
-    let user = if plan.user_id_type.is_int() { width(users) } else { TEXT_ID_BYTES + 2 };
+    let user = match plan.user_id_type.is_int() {
+        true => width(users),
+        false => text_user_bytes(plan.n_shards, users),
+    };
     let of_column = |has: bool, bytes: u64| if has { bytes } else { 0 };
     user + width(items)
         + of_column(any(|columns| columns.event.is_some()), 1)
         + of_column(any(|columns| columns.value.is_some()), 4)
         + of_column(any(|columns| columns.time.is_some()), 6)
         + of_column(any(|columns| columns.id.is_some()), 4)
+}
+
+/// A code per row, and the id once per block.
+fn text_user_bytes(n_shards: u32, users: u64) -> u64 {
+    let (rows, users) = (block_rows(n_shards) as f64, users as f64 / f64::from(n_shards));
+    let distinct = users * (1.0 - (-rows / users).exp());
+    2 + ((TEXT_ID_BYTES + 2) as f64 * distinct / rows).ceil() as u64
 }
 
 /// The run that readers see, scaled to the rows of the plan; none where nothing is published.

@@ -108,10 +108,10 @@ impl Busiest<'_> {
         ]
     }
 
-    /// One thread repacks rows, and sorts the dictionary.
+    /// One thread recodes the rows that leave the process, and sorts the dictionary.
     fn shuffle(&self) -> Work {
-        let packed = self.part(self.sizes.packed_bytes as f64);
-        vec![(Cost::ShuffleByte, packed), (Cost::DictionaryItem, self.sizes.items as f64)]
+        let leaving = self.part(self.sizes.packed_bytes as f64) * (1.0 - self.share);
+        vec![(Cost::ShuffleByte, leaving), (Cost::DictionaryItem, self.sizes.items as f64)]
     }
 
     fn histories(&self) -> Work {

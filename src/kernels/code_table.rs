@@ -1,0 +1,110 @@
+//! Codes of keys that are kept elsewhere, found by hash.
+
+/// Open addressing: finds the code of a key among keys that the caller holds by code.
+#[derive(Clone, Debug, Default)]
+pub struct CodeTable {
+    /// Codes, [`FREE`] elsewhere. None, or more than twice as many as there are codes.
+    slots: Vec<u32>,
+    n_codes: usize,
+}
+
+const FREE: u32 = u32::MAX;
+
+impl CodeTable {
+    /// The code of a key; of a new one it becomes `next`, and the caller keeps the key.
+    ///
+    /// `hash` is the key's, well mixed in its low bits; `is_same` says whether a code is that of the key;
+    /// `hash_of` gives the hash of a code's key.
+    ///
+    /// # Panics
+    /// If `next` is 2³² − 1.
+    #[inline]
+    pub fn find_or_add(
+        &mut self,
+        hash: u64,
+        next: u32,
+        is_same: impl Fn(u32) -> bool,
+        hash_of: impl Fn(u32) -> u64,
+    ) -> u32 {
+        if 2 * self.n_codes >= self.slots.len() {
+            self.grow(hash_of);
+        }
+        let mask = self.slots.len() - 1;
+        let mut slot = hash as usize & mask;
+        loop {
+            let code = self.slots[slot];
+            if code == FREE {
+                break;
+            }
+            if is_same(code) {
+                return code;
+            }
+            slot = (slot + 1) & mask;
+        }
+        assert!(next < FREE, "a table holds fewer than 2^32 - 1 keys");
+        self.slots[slot] = next;
+        self.n_codes += 1;
+        next
+    }
+
+    #[cold]
+    fn grow(&mut self, hash_of: impl Fn(u32) -> u64) {
+        let n_slots = (2 * self.slots.len()).max(256);
+        let old = std::mem::replace(&mut self.slots, vec![FREE; n_slots]);
+        for code in old.into_iter().filter(|&code| code != FREE) {
+            let mut slot = hash_of(code) as usize & (n_slots - 1);
+            while self.slots[slot] != FREE {
+                slot = (slot + 1) & (n_slots - 1);
+            }
+            self.slots[slot] = code;
+        }
+    }
+
+    /// Removes all keys and keeps the room.
+    pub fn clear(&mut self) {
+        self.slots.fill(FREE);
+        self.n_codes = 0;
+    }
+}
+
+/// A hash of an integer, for tables: nothing that is stored may depend on it.
+#[inline]
+pub fn mixed(value: u64) -> u64 {
+    let product = u128::from(value) * 0x9E37_79B9_7F4A_7C15;
+    product as u64 ^ (product >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn codes_are_those_of_first_sight(
+            keys in prop::collection::vec(0u64..400, 0..900),
+            hash_bits in 0u32..64,
+            rounds in 1usize..3,
+        ) {
+            let hash = |key: u64| mixed(key) >> (63 - hash_bits);
+            let mut table = CodeTable::default();
+            for _ in 0..rounds {
+                table.clear();
+                let (mut held, mut expected) = (Vec::new(), HashMap::new());
+                for &key in &keys {
+                    let is_same = |code: u32| held[code as usize] == key;
+                    let next = held.len() as u32;
+                    let hash_of = |code: u32| hash(held[code as usize]);
+                    let code = table.find_or_add(hash(key), next, is_same, hash_of);
+                    prop_assert_eq!(code, *expected.entry(key).or_insert(next));
+                    if code == next {
+                        held.push(key);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The users of a block of rows.
+
+use crate::kernels::code_table::CodeTable;
+use crate::types::{ByteIds, IdRef, Ids};
+
+/// The user of each row.
+#[derive(Clone, Debug)]
+pub enum RowUsers {
+    /// Integer ids.
+    Int(Vec<i64>),
+    /// String and binary ids.
+    Bytes(BlockIds),
+}
+
+impl RowUsers {
+    /// No rows, for ids of the kind of `ids`.
+    pub fn new_like(ids: &Ids) -> Self {
+        match ids {
+            Ids::Int(_) => Self::Int(Vec::new()),
+            Ids::Bytes(_) => Self::Bytes(BlockIds::default()),
+        }
+    }
+
+    /// Appends a row. `hash`: the same for the same id; not looked at for an integer.
+    ///
+    /// # Panics
+    /// If the id is of the other kind.
+    #[inline]
+    pub fn push(&mut self, id: IdRef<'_>, hash: u64) {
+        match (self, id) {
+            (Self::Int(ids), IdRef::Int(id)) => ids.push(id),
+            (Self::Bytes(ids), IdRef::Bytes(id)) => ids.push(id, hash),
+            _ => panic!("a column of ids is all integers or all bytes"),
+        }
+    }
+
+    /// Removes all rows and keeps the room.
+    pub fn clear(&mut self) {
+        match self {
+            Self::Int(ids) => ids.clear(),
+            Self::Bytes(ids) => ids.clear(),
+        }
+    }
+}
+
+/// Byte strings, each held once, and for every row which of them it has.
+#[derive(Clone, Debug, Default)]
+pub struct BlockIds {
+    distinct: ByteIds,
+    hashes: Vec<u64>,
+    codes: Vec<u32>,
+    table: CodeTable,
+}
+
+impl BlockIds {
+    /// The distinct ids in the order of their codes.
+    pub fn distinct(&self) -> &ByteIds {
+        &self.distinct
+    }
+
+    /// The code of each row.
+    pub fn codes(&self) -> &[u32] {
+        &self.codes
+    }
+
+    #[inline]
+    fn push(&mut self, id: &[u8], hash: u64) {
+        let Self { distinct, hashes, codes, table } = self;
+        let is_same =
+            |code: u32| hashes[code as usize] == hash && distinct.get(code as usize) == id;
+        let next = hashes.len() as u32;
+        let code = table.find_or_add(hash, next, is_same, |code| hashes[code as usize]);
+        if code == next {
+            hashes.push(hash);
+            distinct.push(id);
+        }
+        codes.push(code);
+    }
+
+    fn clear(&mut self) {
+        self.distinct.clear();
+        self.hashes.clear();
+        self.codes.clear();
+        self.table.clear();
+    }
+}
