@@ -4,6 +4,18 @@
 //! instructions; `mul_add` is exact with or without an instruction for it. So the instruction set
 //! changes the time and not the bytes. This is the only module of the kernels with `unsafe`.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod plain;
+
+#[cfg(target_arch = "x86_64")]
+pub use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
+pub use plain::Plain;
+
 /// A hot loop with its arguments.
 ///
 /// `run` and everything it calls in its loop must be `#[inline(always)]`, or it is compiled without
@@ -79,6 +91,151 @@ fn with_avx512<K: Kernel>(kernel: K) -> K::Output {
 #[target_feature(enable = "avx2,fma")]
 fn with_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run()
+}
+
+/// The lanes of one level of instructions. Whatever the level, the bits are the same.
+///
+/// A value of a level proves that the machine has it, so the methods are safe.
+pub trait Simd: Copy {
+    /// [`LANES`] numbers.
+    type Lanes: Copy;
+
+    /// How many lanes the registers hold.
+    const REGISTERS: usize;
+
+    /// The same number in all lanes.
+    fn splat(self, value: f32) -> Self::Lanes;
+
+    /// A group of a row.
+    fn load(self, values: &[f32; LANES]) -> Self::Lanes;
+
+    /// Puts the lanes into a group of a row.
+    fn store(self, lanes: Self::Lanes, to: &mut [f32; LANES]);
+
+    /// a + b.
+    fn add(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+
+    /// a · b + c, rounded once.
+    fn mul_add(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes;
+
+    /// The sum of all lanes: halves on top of each other until one is left.
+    fn fold(self, lanes: Self::Lanes) -> f32;
+
+    /// [`fold`](Simd::fold) of each row, in the lane of its place.
+    fn fold_each(self, rows: [Self::Lanes; LANES]) -> Self::Lanes;
+
+    /// a · b.
+    fn mul(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+
+    /// The lanes of `then` where a > b, else those of `otherwise`; their bits are only moved.
+    fn where_greater(
+        self,
+        a: Self::Lanes,
+        b: Self::Lanes,
+        then: Self::Lanes,
+        otherwise: Self::Lanes,
+    ) -> Self::Lanes;
+
+    /// Lane i of row j for lane j of row i.
+    fn transpose(self, rows: [Self::Lanes; LANES]) -> [Self::Lanes; LANES];
+
+    /// Whether a ≥ b: a bit per lane, of the first lane the lowest.
+    fn at_least(self, a: Self::Lanes, b: Self::Lanes) -> u32;
+
+    /// Asks for the cache line of these numbers, which are read soon.
+    fn prefetch(self, row: &[f32; LANES]);
+}
+
+/// A hot loop in explicit lanes. All it calls in its loop must be `#[inline(always)]`.
+pub trait SimdKernel {
+    /// What the loop returns.
+    type Output;
+
+    /// Runs the loop.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Runs `kernel` at the highest level of this machine.
+#[inline]
+pub fn dispatch_simd<K: SimdKernel>(kernel: K) -> K::Output {
+    #[cfg(target_arch = "x86_64")]
+    match level() {
+        #[expect(unsafe_code, reason = "the level says that all its features were detected")]
+        Level::Avx512 => return unsafe { in_avx512(kernel) },
+        #[expect(unsafe_code, reason = "the level says that all its features were detected")]
+        Level::Avx2 => return unsafe { in_avx2(kernel) },
+        Level::Plain => {}
+    }
+    kernel.run(Plain)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn in_avx512<K: SimdKernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512(()))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn in_avx2<K: SimdKernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2(()))
+}
+
+/// Which row goes to which place of the tree that folds sixteen rows at once, so that their sums come
+/// out in order: each step puts the halves of two rows side by side.
+const TRANSPOSED: [usize; LANES] = {
+    let (blocks, within) = ([0, 8, 4, 12], [0, 2, 1, 3]);
+    let mut rows = [0; LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        rows[blocks[lane / 4] + within[lane % 4]] = lane;
+        lane += 1;
+    }
+    rows
+};
+
+/// The lower half of [`Simd::fold`]'s tree.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "only called by levels that have AVX2")]
+unsafe fn fold_8(eight: std::arch::x86_64::__m256) -> f32 {
+    use std::arch::x86_64::*;
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+/// Σ a·b in [`LANES`] chains of fused multiply-adds, folded in halves.
+///
+/// # Panics
+/// If the lengths differ or are no multiple of [`LANES`].
+#[inline(always)]
+pub fn dot_in<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    assert!(a.len() == b.len() && a_rest.is_empty() && b_rest.is_empty(), "padded rows");
+    let mut lanes = simd.splat(0.0);
+    for (a, b) in a.iter().zip(b) {
+        lanes = simd.mul_add(simd.load(a), simd.load(b), lanes);
+    }
+    simd.fold(lanes)
+}
+
+/// `out += scale · row`, one fused multiply-add per element.
+///
+/// # Panics
+/// If the lengths differ or are no multiple of [`LANES`].
+#[inline(always)]
+pub fn add_scaled_in<S: Simd>(simd: S, out: &mut [f32], scale: f32, row: &[f32]) {
+    let (out, out_rest) = out.as_chunks_mut::<LANES>();
+    let (row, row_rest) = row.as_chunks::<LANES>();
+    assert!(out.len() == row.len() && out_rest.is_empty() && row_rest.is_empty(), "padded rows");
+    let scale = simd.splat(scale);
+    for (out, row) in out.iter_mut().zip(row) {
+        simd.store(simd.mul_add(scale, simd.load(row), simd.load(out)), out);
+    }
 }
 
 /// Lanes of a sum: rows of factors are padded with zeros to a multiple of it.

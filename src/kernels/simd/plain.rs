@@ -1,0 +1,80 @@
+//! Sixteen lanes as the compiler likes them: what every machine runs, and what the tests hold the
+//! others against.
+
+use super::{LANES, Simd};
+
+/// No instructions beyond those of the target.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain;
+
+impl Simd for Plain {
+    type Lanes = [f32; LANES];
+
+    const REGISTERS: usize = 8;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::Lanes {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> Self::Lanes {
+        *values
+    }
+
+    #[inline(always)]
+    fn store(self, lanes: Self::Lanes, to: &mut [f32; LANES]) {
+        *to = lanes;
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|lane| a[lane] + b[lane])
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
+    }
+
+    #[inline(always)]
+    fn fold(self, lanes: Self::Lanes) -> f32 {
+        let eight: [f32; 8] = std::array::from_fn(|lane| lanes[lane] + lanes[lane + 8]);
+        let four: [f32; 4] = std::array::from_fn(|lane| eight[lane] + eight[lane + 4]);
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
+
+    #[inline(always)]
+    fn fold_each(self, rows: [Self::Lanes; LANES]) -> Self::Lanes {
+        rows.map(|row| self.fold(row))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|lane| a[lane] * b[lane])
+    }
+
+    #[inline(always)]
+    fn where_greater(
+        self,
+        a: Self::Lanes,
+        b: Self::Lanes,
+        then: Self::Lanes,
+        otherwise: Self::Lanes,
+    ) -> Self::Lanes {
+        std::array::from_fn(|lane| if a[lane] > b[lane] { then[lane] } else { otherwise[lane] })
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: [Self::Lanes; LANES]) -> [Self::Lanes; LANES] {
+        std::array::from_fn(|lane| std::array::from_fn(|row| rows[row][lane]))
+    }
+
+    #[inline(always)]
+    fn at_least(self, a: Self::Lanes, b: Self::Lanes) -> u32 {
+        (0..LANES).fold(0, |bits, lane| bits | u32::from(a[lane] >= b[lane]) << lane)
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _row: &[f32; LANES]) {}
+}
