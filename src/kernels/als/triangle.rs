@@ -440,3 +440,103 @@ fn from_above<S: Simd, const GROUPS: usize, const ROWS: usize>(
         store_sides(simd, &sums, &mut block[0]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kernels::simd::at_each_level;
+
+    /// Rows of factors, and confidences of which some are 1 and so weigh nothing.
+    fn rows() -> impl Strategy<Value = (usize, Vec<f32>, Vec<f32>)> {
+        (1usize..140, 0usize..70).prop_flat_map(|(n_factors, n_rows)| {
+            let stride = n_factors.next_multiple_of(LANES);
+            let values = prop::collection::vec(-1f32..1.0, n_rows * stride);
+            let confidences = prop::collection::vec(prop_oneof![Just(1.0f32), 1f32..4.0], n_rows);
+            (Just(n_factors), values, confidences).prop_map(move |(n_factors, mut values, c)| {
+                for row in values.chunks_exact_mut(stride) {
+                    row[n_factors..].fill(0.0);
+                }
+                (n_factors, values, c)
+            })
+        })
+    }
+
+    /// What the rows make of a triangle and a right-hand side, that factored, and 16 solutions.
+    fn all(n_factors: usize, factors: &[f32], confidences: &[f32]) -> [Vec<f32>; 4] {
+        let stride = n_factors.next_multiple_of(LANES);
+        let rows: Vec<u32> = (0..confidences.len() as u32).collect();
+        let fixed = Fixed { factors, n_factors, stride, base: 1.0 };
+        let mut rhs = vec![0.0; stride];
+        let mut matrix = vec![0.0; len(n_factors)];
+        add_pairs(&mut matrix, &mut rhs, Pairs { rows: &rows, confidences }, fixed);
+        for a in 0..n_factors {
+            matrix[row_start(a) + a] += 1.0;
+        }
+        let mut factored = matrix.clone();
+        assert!(factorize(&mut factored, n_factors));
+        let mut x: Vec<Sides<1>> = vec![[[0.0; LANES]]; n_factors];
+        for (a, x) in x.iter_mut().enumerate() {
+            x[0] = std::array::from_fn(|side| ((a * 7 + side * 3) % 5) as f32 - 2.0);
+        }
+        dispatch_simd(Solve { triangle: &factored, x: &mut x });
+        let meaningful = |triangle: &[f32]| -> Vec<f32> {
+            (0..n_factors).flat_map(|a| triangle[row_start(a)..][..a + 1].to_vec()).collect()
+        };
+        let x = x.as_flattened().as_flattened().to_vec();
+        [meaningful(&matrix), rhs, meaningful(&factored), x]
+    }
+
+    struct Solve<'a> {
+        triangle: &'a [f32],
+        x: &'a mut [Sides<1>],
+    }
+
+    impl SimdKernel for Solve<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) {
+            if S::REGISTERS >= 32 {
+                solve_many::<S, 1, 8>(simd, self.triangle, self.x);
+            } else {
+                solve_many::<S, 1, 4>(simd, self.triangle, self.x);
+            }
+        }
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn factors_and_solutions_are_right_and_the_same_at_each_level((n, factors, confidences) in rows()) {
+            let found = at_each_level(|| all(n, &factors, &confidences));
+            for other in &found[1..] {
+                for (a, b) in found[0].iter().zip(other) {
+                    prop_assert_eq!(bits(a), bits(b));
+                }
+            }
+            let [matrix, _, _, x] = &found[0];
+            let entry = |a: usize, b: usize| f64::from(matrix[a.max(b) * (a.max(b) + 1) / 2 + a.min(b)]);
+            let stride = n.next_multiple_of(LANES);
+            for a in 0..n {
+                for b in 0..=a {
+                    let pairs = factors.chunks_exact(stride).zip(&confidences);
+                    let sum: f64 = pairs
+                        .map(|(row, &c)| f64::from(c - 1.0) * f64::from(row[a]) * f64::from(row[b]))
+                        .sum();
+                    let exact = sum + f64::from(u8::from(a == b));
+                    prop_assert!((entry(a, b) - exact).abs() < 1e-3, "{a} {b}");
+                }
+                for side in 0..LANES {
+                    let product: f64 = (0..n).map(|b| entry(a, b) * f64::from(x[b * LANES + side])).sum();
+                    let wanted = ((a * 7 + side * 3) % 5) as f64 - 2.0;
+                    prop_assert!((product - wanted).abs() < 1e-2, "{product} {wanted}");
+                }
+            }
+        }
+    }
+}
