@@ -2,7 +2,8 @@
 //!
 //! A hot loop is plain Rust over fixed groups of lanes, so its sums have the same shape whatever the
 //! instructions; `mul_add` is exact with or without an instruction for it. So the instruction set
-//! changes the time and not the bytes. This is the only module of the kernels with `unsafe`.
+//! changes the time and not the bytes. This module and those below it are the only ones of the
+//! kernels with `unsafe`.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -312,6 +313,9 @@ pub fn scaled_sum(mut sum: [f32; LANES], scale: f32, row: &[f32; LANES]) -> [f32
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "x86_64")]
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -319,7 +323,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     thread_local! {
         /// The highest level that this thread may use.
-        pub(super) static MOST: std::cell::Cell<Level> = const { std::cell::Cell::new(Level::Avx512) };
+        pub(super) static MOST: Cell<Level> = const { Cell::new(Level::Avx512) };
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -67,6 +67,7 @@ impl Shortlist {
     pub(crate) fn reset(&mut self, k: usize) {
         self.k = k;
         self.kept.clear();
+        self.kept.reserve(self.full().min(1 << 10));
         self.floor = None;
     }
 
@@ -84,11 +85,16 @@ impl Shortlist {
             return;
         }
         self.kept.push(key(item, score));
-        // The 16 spare a cut per item where k is tiny.
-        if self.kept.len() >= 2 * self.k + 16 {
+        if self.kept.len() >= self.full() {
             self.cut();
             self.floor = self.kept.last().map(|&key| of_key(key).1);
         }
+    }
+
+    /// How many are kept before they are cut; the 16 spare a cut per item where k is tiny.
+    #[inline]
+    fn full(&self) -> usize {
+        2 * self.k + 16
     }
 
     /// Keeps the best k, the last of them in the last place where any were dropped.
