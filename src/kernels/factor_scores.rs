@@ -258,20 +258,12 @@ impl Block<'_> {
             let users = &self.groups[at * n_factors * USERS..][..n_factors * USERS];
             let values = &self.packed.panels[panel * n_factors * PANEL..];
             let scores = tile::<S, USERS, PANELS>(simd, users, values, n_factors);
-            let mut reached = [0u32; USERS];
-            let mut any = 0;
-            for user in 0..USERS {
-                let floor = simd.splat(group.floors[user]);
-                for panel in 0..PANELS {
-                    reached[user] |= simd.at_least(scores[user][panel], floor) << (PANEL * panel);
-                }
-                any |= reached[user];
-            }
-            if any != 0 {
+            let reached = reached(simd, &scores, &group.floors);
+            if reached != [0; USERS] {
                 let mut numbers = [[[0.0; PANEL]; PANELS]; USERS];
-                for user in 0..USERS {
-                    for panel in 0..PANELS {
-                        simd.store(scores[user][panel], &mut numbers[user][panel]);
+                for (numbers, scores) in numbers.iter_mut().zip(&scores) {
+                    for (numbers, &scores) in numbers.iter_mut().zip(scores) {
+                        simd.store(scores, numbers);
                     }
                 }
                 self.push(at, group, panel, &reached, &numbers);
@@ -317,6 +309,23 @@ impl Block<'_> {
             }
         }
     }
+}
+
+/// Which scores reach the floor of each user: a bit each, of the first panel the lowest.
+#[inline(always)]
+fn reached<S: Simd, const USERS: usize, const PANELS: usize>(
+    simd: S,
+    scores: &Tile<S::Lanes, USERS, PANELS>,
+    floors: &[f32; LANES],
+) -> [u32; USERS] {
+    let mut reached = [0; USERS];
+    for ((bits, scores), &floor) in reached.iter_mut().zip(scores).zip(floors) {
+        let floor = simd.splat(floor);
+        for (panel, &scores) in scores.iter().enumerate() {
+            *bits |= simd.at_least(scores, floor) << (PANEL * panel);
+        }
+    }
+    reached
 }
 
 /// The scores of `PANELS` panels for each user of a group.

@@ -129,9 +129,9 @@ impl Terms<'_> {
     ) {
         let Self { pairs, fixed } = self;
         let mut rows: [&[f32]; ROWS] = [&[]; ROWS];
-        for row in 0..ROWS {
+        for (row, factors) in rows.iter_mut().enumerate() {
             let at = (start + row).min(pairs.rows.len() - 1);
-            rows[row] = &fixed.row(pairs.rows[at])[..x.len()];
+            *factors = &fixed.row(pairs.rows[at])[..x.len()];
         }
         let mut sums = [[simd.splat(0.0); GROUPS]; ROWS];
         for (factor, x) in x.iter().enumerate() {
@@ -140,9 +140,9 @@ impl Terms<'_> {
                 add_sides(simd, &mut sums[row], rows[row][factor], &x);
             }
         }
-        for row in 0..ROWS {
+        for (row, sums) in sums.iter().enumerate() {
             let at = (start + row).min(pairs.rows.len() - 1);
-            largest.raise(simd, pairs.confidences[at].max(0.0), &sums[row], at as u32);
+            largest.raise(simd, pairs.confidences[at].max(0.0), sums, at as u32);
         }
     }
 }
@@ -164,18 +164,19 @@ impl<S: Simd, const GROUPS: usize> Largest<S, GROUPS> {
     #[inline(always)]
     fn raise(&mut self, simd: S, confidence: f32, products: &[S::Lanes; GROUPS], place: u32) {
         let (confidence, place) = (simd.splat(confidence), simd.splat(f32::from_bits(place)));
-        for group in 0..GROUPS {
-            let (term, before) = (simd.mul(confidence, products[group]), self.terms[group]);
-            self.terms[group] = simd.where_greater(term, before, term, before);
-            self.places[group] = simd.where_greater(term, before, place, self.places[group]);
+        let largest = self.terms.iter_mut().zip(&mut self.places);
+        for ((largest, at), &product) in largest.zip(products) {
+            let (term, before) = (simd.mul(confidence, product), *largest);
+            *largest = simd.where_greater(term, before, term, before);
+            *at = simd.where_greater(term, before, place, *at);
         }
     }
 
     #[inline(always)]
     fn places(&self, simd: S) -> Sides<GROUPS> {
         let mut places = [[0.0; LANES]; GROUPS];
-        for group in 0..GROUPS {
-            simd.store(self.places[group], &mut places[group]);
+        for (to, &lanes) in places.iter_mut().zip(&self.places) {
+            simd.store(lanes, to);
         }
         places
     }

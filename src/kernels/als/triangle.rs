@@ -61,19 +61,19 @@ fn tile<'a, S: Simd, const ROWS: usize>(
 ) {
     let (first, width) = (row_start(start) + group * LANES, width(start));
     let mut sums = [simd.splat(0.0); ROWS];
-    for a in 0..ROWS {
-        sums[a] = simd.load(lanes_at(triangle, first + a * width));
+    for (a, sum) in sums.iter_mut().enumerate() {
+        *sum = simd.load(lanes_at(triangle, first + a * width));
     }
     for (scale, row) in rows {
         let scaled = simd.mul(simd.splat(scale), simd.load(lanes_at(row, group * LANES)));
         let factors: &[f32; ROWS] = row[start..].first_chunk().expect("a row is long enough");
-        for a in 0..ROWS {
-            sums[a] = simd.mul_add(simd.splat(factors[a]), scaled, sums[a]);
+        for (sum, &factor) in sums.iter_mut().zip(factors) {
+            *sum = simd.mul_add(simd.splat(factor), scaled, *sum);
         }
     }
-    for a in 0..ROWS {
+    for (a, &sum) in sums.iter().enumerate() {
         let to = triangle[first + a * width..].first_chunk_mut().expect("a row of the triangle");
-        simd.store(sums[a], to);
+        simd.store(sum, to);
     }
 }
 
@@ -360,8 +360,8 @@ fn store_sides<S: Simd, const GROUPS: usize>(
 
 #[inline(always)]
 fn scale_sides<S: Simd, const GROUPS: usize>(simd: S, sides: &mut [S::Lanes; GROUPS], scale: f32) {
-    for group in 0..GROUPS {
-        sides[group] = simd.mul(simd.splat(scale), sides[group]);
+    for side in sides {
+        *side = simd.mul(simd.splat(scale), *side);
     }
 }
 
