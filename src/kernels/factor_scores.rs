@@ -2,18 +2,19 @@
 
 use rayon::prelude::*;
 
-use super::simd::{Kernel, LANES, dispatch};
+use super::simd::{LANES, Simd, SimdKernel, dispatch_simd};
 use super::top_k::Shortlist;
 use crate::types::ItemIdx;
 
-/// Items of one panel: as many as the lanes of a register tile.
+/// Items of one panel: as many as the lanes of a register.
 const PANEL: usize = LANES;
 
-/// Users scored together: 6 × 16 sums fill the registers of AVX2.
-const GROUP: usize = 6;
-
 /// Panels that stay in a core's second cache while all users of a block pass over them.
-const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_BYTES: usize = if cfg!(test) { 4 << 10 } else { 256 << 10 };
+
+/// Panels from the first one for which the items a user has seen are bits; further on, where few users
+/// get to, they are searched.
+const MARKED_PANELS: usize = if cfg!(test) { 3 } else { 1024 };
 
 /// The score of an item for a user: one chain of fused multiply-adds over the factors, from 0.
 ///
@@ -26,7 +27,7 @@ pub fn score(user: &[f32], item: &[f32]) -> f32 {
 ///
 /// Items that may not be recommended and items whose factors are all zero are left out. The rest are
 /// in descending order of length, so that a user is done once the longest item left cannot enter the
-/// list. 4 bytes per factor and 4 per item.
+/// list. 4 bytes per factor and 8 per item.
 #[derive(Debug)]
 pub struct PackedItems {
     n_factors: usize,
@@ -36,6 +37,8 @@ pub struct PackedItems {
     panels: Vec<f32>,
     /// Length of the longest item of each panel, rounded up.
     lengths: Vec<f32>,
+    /// Where each item is among `items`; `[n_items]`.
+    places: Vec<u32>,
 }
 
 impl PackedItems {
@@ -52,7 +55,8 @@ impl PackedItems {
             .collect();
         lengths.par_sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let n_panels = lengths.len().div_ceil(PANEL);
-        let mut panels = vec![0.0; n_panels * n_factors * PANEL];
+        // A tile may reach one panel beyond the last.
+        let mut panels = vec![0.0; (n_panels + 1) * n_factors * PANEL];
         panels.par_chunks_mut(n_factors * PANEL).zip(lengths.par_chunks(PANEL)).for_each(
             |(panel, items)| {
                 for (lane, &(_, item)) in items.iter().enumerate() {
@@ -63,9 +67,14 @@ impl PackedItems {
             },
         );
         let longest = |items: &[(f64, u32)]| rounded_up(items[0].0);
+        let mut places = vec![u32::MAX; recommendable.len()];
+        for (place, &(_, item)) in (0..).zip(&lengths) {
+            places[item as usize] = place;
+        }
         Self {
             n_factors,
             panels,
+            places,
             lengths: lengths.chunks(PANEL).map(longest).collect(),
             items: lengths.into_iter().map(|(_, item)| ItemIdx(item)).collect(),
         }
@@ -85,6 +94,7 @@ fn rounded_up(length: f64) -> f32 {
 pub struct Scratch {
     shortlists: Vec<Shortlist>,
     groups: Vec<f32>,
+    marks: Vec<u16>,
 }
 
 /// Users whose lists are wanted.
@@ -116,11 +126,11 @@ pub fn best(
 ) -> Vec<Vec<(ItemIdx, f32)>> {
     let n_users = users.seen.len();
     assert_eq!(users.factors.len(), n_users * users.stride, "a row per user");
-    let Scratch { shortlists, groups } = scratch;
+    let Scratch { shortlists, groups, marks } = scratch;
     shortlists.resize_with(n_users, Shortlist::default);
     shortlists.iter_mut().for_each(|list| list.reset(n));
     if n > 0 {
-        dispatch(Block { packed, users, shortlists, groups });
+        dispatch_simd(Block { packed, users, shortlists, groups, marks });
     }
     shortlists.iter_mut().map(|list| list.best().to_vec()).collect()
 }
@@ -129,125 +139,223 @@ struct Block<'a> {
     packed: &'a PackedItems,
     users: UserBlock<'a>,
     shortlists: &'a mut [Shortlist],
-    /// `[n_groups, n_factors, GROUP]`.
+    /// `[n_groups, n_factors, USERS]`.
     groups: &'a mut Vec<f32>,
+    /// A bit per item of the first panels that a user has seen: `[n_users, n_marked]`.
+    marks: &'a mut Vec<u16>,
 }
 
-impl Kernel for Block<'_> {
+impl SimdKernel for Block<'_> {
     type Output = ();
 
+    /// 12 users × 32 items are 24 registers of AVX-512, 6 users × 16 items are 12 of AVX2.
     #[inline(always)]
-    fn run(mut self) {
-        let n_factors = self.packed.n_factors;
-        let mut lengths = self.pack_users();
-        let panels_per_chunk = (CHUNK_BYTES / (4 * PANEL * n_factors)).max(1);
-        let n_panels = self.packed.lengths.len();
-        for start in (0..n_panels).step_by(panels_per_chunk) {
-            let chunk = start..n_panels.min(start + panels_per_chunk);
-            for (group, lengths) in lengths.iter_mut().enumerate() {
-                if lengths.iter().any(|&length| length > 0.0) {
-                    self.pass(group, lengths, chunk.clone());
-                }
-            }
+    fn run<S: Simd>(self, simd: S) {
+        if S::REGISTERS >= 32 {
+            self.in_tiles::<S, 12, 2>(simd);
+        } else {
+            self.in_tiles::<S, 6, 1>(simd);
         }
     }
 }
 
+/// What decides whether a group of users can gain from a panel.
+struct Group<const USERS: usize> {
+    /// Length of each user, rounded up; 0 where there is none.
+    lengths: [f32; LANES],
+    /// What a score must reach to enter the list of each user.
+    floors: [f32; LANES],
+    /// Whether all are done.
+    done: bool,
+}
+
+/// The scores of some panels for each user of a group.
+type Tile<V, const USERS: usize, const PANELS: usize> = [[V; PANELS]; USERS];
+
 impl Block<'_> {
-    /// Users in groups, factor by factor; returns their lengths, 0 for those who are done.
     #[inline(always)]
-    fn pack_users(&mut self) -> Vec<[f32; GROUP]> {
+    fn in_tiles<S: Simd, const USERS: usize, const PANELS: usize>(mut self, simd: S) {
+        let n_factors = self.packed.n_factors;
+        let mut groups = self.pack_users::<USERS>();
+        self.mark();
+        let tiles_per_chunk = (CHUNK_BYTES / (4 * PANELS * PANEL * n_factors)).max(1);
+        let n_panels = self.packed.lengths.len();
+        for start in (0..n_panels).step_by(tiles_per_chunk * PANELS) {
+            let chunk = start..n_panels.min(start + tiles_per_chunk * PANELS);
+            for (at, group) in groups.iter_mut().enumerate().filter(|(_, group)| !group.done) {
+                self.pass::<S, USERS, PANELS>(simd, at, group, chunk.clone());
+            }
+        }
+    }
+
+    /// Users in groups, factor by factor.
+    #[inline(always)]
+    fn pack_users<const USERS: usize>(&mut self) -> Vec<Group<USERS>> {
         let (n_factors, stride) = (self.packed.n_factors, self.users.stride);
-        let n_groups = self.users.seen.len().div_ceil(GROUP);
+        let n_groups = self.users.seen.len().div_ceil(USERS);
         self.groups.clear();
-        self.groups.resize(n_groups * n_factors * GROUP, 0.0);
-        let mut lengths = vec![[0.0; GROUP]; n_groups];
+        self.groups.resize(n_groups * n_factors * USERS, 0.0);
+        let mut groups: Vec<Group<USERS>> = Vec::with_capacity(n_groups);
         for (user, row) in self.users.factors.chunks_exact(stride).enumerate() {
-            let (group, lane) = (user / GROUP, user % GROUP);
-            let packed = &mut self.groups[group * n_factors * GROUP..][..n_factors * GROUP];
+            let (group, lane) = (user / USERS, user % USERS);
+            let packed = &mut self.groups[group * n_factors * USERS..][..n_factors * USERS];
             for (factor, &value) in row[..n_factors].iter().enumerate() {
-                packed[factor * GROUP + lane] = value;
+                packed[factor * USERS + lane] = value;
+            }
+            if lane == 0 {
+                let nobody = [f32::INFINITY; LANES];
+                groups.push(Group { lengths: [0.0; LANES], floors: nobody, done: false });
             }
             let squared: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-            lengths[group][lane] = rounded_up(squared.sqrt());
+            if squared > 0.0 {
+                groups[group].lengths[lane] = rounded_up(squared.sqrt());
+                groups[group].floors[lane] = f32::NEG_INFINITY;
+            }
         }
-        lengths
+        groups
+    }
+
+    fn n_marked(&self) -> usize {
+        self.packed.lengths.len().min(MARKED_PANELS)
+    }
+
+    /// Marks what the users have seen.
+    fn mark(&mut self) {
+        let n_marked = self.n_marked();
+        self.marks.clear();
+        self.marks.resize(self.users.seen.len() * n_marked, 0);
+        for (user, seen) in self.users.seen.iter().enumerate() {
+            let marks = &mut self.marks[user * n_marked..][..n_marked];
+            for item in *seen {
+                // Items that are left out are beyond all panels.
+                let place =
+                    self.packed.places.get(item.index()).map_or(usize::MAX, |&at| at as usize);
+                if let Some(marks) = marks.get_mut(place / PANEL) {
+                    *marks |= 1 << (place % PANEL);
+                }
+            }
+        }
     }
 
     /// One group over some panels, as long as one of its users can still gain.
     #[inline(always)]
-    fn pass(&mut self, group: usize, lengths: &mut [f32; GROUP], panels: std::ops::Range<usize>) {
+    fn pass<S: Simd, const USERS: usize, const PANELS: usize>(
+        &mut self,
+        simd: S,
+        at: usize,
+        group: &mut Group<USERS>,
+        panels: std::ops::Range<usize>,
+    ) {
         let n_factors = self.packed.n_factors;
-        let users = &self.groups[group * n_factors * GROUP..][..n_factors * GROUP];
-        for panel in panels {
-            let longest = self.packed.lengths[panel];
-            let mut floors = [f32::INFINITY; GROUP];
-            for lane in 0..GROUP {
-                if lengths[lane] == 0.0 {
-                    continue;
-                }
-                let floor = self.shortlists[group * GROUP + lane].floor();
-                // Panels are in descending order, so nothing that follows can enter either.
-                if floor.is_some_and(|floor| lengths[lane] * longest < floor) {
-                    lengths[lane] = 0.0;
-                } else {
-                    floors[lane] = floor.unwrap_or(f32::NEG_INFINITY);
-                }
-            }
-            if floors.iter().all(|&floor| floor == f32::INFINITY) {
+        let lengths = simd.load(&group.lengths);
+        for panel in panels.clone().step_by(PANELS) {
+            // Panels are in descending order, so nothing that follows can enter either.
+            let bounds = simd.mul(lengths, simd.splat(self.packed.lengths[panel]));
+            if simd.at_least(bounds, simd.load(&group.floors)) == 0 {
+                group.done = true;
                 return;
             }
-            let values = &self.packed.panels[panel * n_factors * PANEL..][..n_factors * PANEL];
-            let scores = tile(users, values);
-            for lane in 0..GROUP {
-                if largest(&scores[lane]) >= floors[lane] {
-                    let user = group * GROUP + lane;
-                    let items = &self.packed.items[panel * PANEL..];
-                    let list = &mut self.shortlists[user];
-                    push(list, self.users.seen[user], items, &scores[lane], floors[lane]);
+            let users = &self.groups[at * n_factors * USERS..][..n_factors * USERS];
+            let values = &self.packed.panels[panel * n_factors * PANEL..];
+            let scores = tile::<S, USERS, PANELS>(simd, users, values, n_factors);
+            let reached = reached(simd, &scores, &group.floors);
+            if reached != [0; USERS] {
+                let mut numbers = [[[0.0; PANEL]; PANELS]; USERS];
+                for (numbers, scores) in numbers.iter_mut().zip(&scores) {
+                    for (numbers, &scores) in numbers.iter_mut().zip(scores) {
+                        simd.store(scores, numbers);
+                    }
                 }
+                self.push(at, group, panel, &reached, &numbers);
+            }
+        }
+    }
+
+    /// Adds the scores that reach a user's floor.
+    #[inline(never)]
+    fn push<const USERS: usize, const PANELS: usize>(
+        &mut self,
+        at: usize,
+        group: &mut Group<USERS>,
+        panel: usize,
+        reached: &[u32; USERS],
+        scores: &Tile<[f32; PANEL], USERS, PANELS>,
+    ) {
+        let n_marked = self.n_marked();
+        let items = &self.packed.items[panel * PANEL..];
+        for (lane, (&reached, scores)) in reached.iter().zip(scores).enumerate() {
+            if reached == 0 {
+                continue;
+            }
+            let user = at * USERS + lane;
+            let (list, seen) = (&mut self.shortlists[user], self.users.seen[user]);
+            let marks = &self.marks[user * n_marked..][..n_marked];
+            let mut left = reached;
+            for (nth, marks) in marks.iter().skip(panel).take(PANELS).enumerate() {
+                left &= !(u32::from(*marks) << (PANEL * nth));
+            }
+            while left != 0 {
+                let place = left.trailing_zeros() as usize;
+                left &= left - 1;
+                // The last panel may be short.
+                let Some(&item) = items.get(place) else { break };
+                let is_marked = panel + place / PANEL < n_marked;
+                if is_marked || seen.binary_search(&item).is_err() {
+                    list.push(item, scores[place / PANEL][place % PANEL]);
+                }
+            }
+            if let Some(floor) = list.floor() {
+                group.floors[lane] = floor;
             }
         }
     }
 }
 
-/// Adds the scores of a panel that are not below a user's floor.
-fn push(
-    list: &mut Shortlist,
-    seen: &[ItemIdx],
-    items: &[ItemIdx],
-    scores: &[f32; PANEL],
-    floor: f32,
-) {
-    for (&item, &score) in items.iter().zip(scores) {
-        if score >= floor && seen.binary_search(&item).is_err() {
-            list.push(item, score);
+/// Which scores reach the floor of each user: a bit each, of the first panel the lowest.
+#[inline(always)]
+fn reached<S: Simd, const USERS: usize, const PANELS: usize>(
+    simd: S,
+    scores: &Tile<S::Lanes, USERS, PANELS>,
+    floors: &[f32; LANES],
+) -> [u32; USERS] {
+    let mut reached = [0; USERS];
+    for ((bits, scores), &floor) in reached.iter_mut().zip(scores).zip(floors) {
+        let floor = simd.splat(floor);
+        for (panel, &scores) in scores.iter().enumerate() {
+            *bits |= simd.at_least(scores, floor) << (PANEL * panel);
         }
     }
+    reached
 }
 
-/// The scores of 16 items for each user of a group.
+/// The scores of `PANELS` panels for each user of a group.
 #[inline(always)]
-fn tile(users: &[f32], panel: &[f32]) -> [[f32; PANEL]; GROUP] {
-    let mut sums = [[0.0f32; PANEL]; GROUP];
-    let (users, _) = users.as_chunks::<GROUP>();
-    let (panel, _) = panel.as_chunks::<PANEL>();
-    for (users, items) in users.iter().zip(panel) {
-        for user in 0..GROUP {
-            for lane in 0..PANEL {
-                sums[user][lane] = users[user].mul_add(items[lane], sums[user][lane]);
+fn tile<S: Simd, const USERS: usize, const PANELS: usize>(
+    simd: S,
+    users: &[f32],
+    values: &[f32],
+    n_factors: usize,
+) -> Tile<S::Lanes, USERS, PANELS> {
+    let mut sums = [[simd.splat(0.0); PANELS]; USERS];
+    let (users, _) = users.as_chunks::<USERS>();
+    let (values, _) = values.as_chunks::<PANEL>();
+    let mut panels: [&[[f32; PANEL]]; PANELS] = [&[]; PANELS];
+    for panel in 0..PANELS {
+        panels[panel] = &values[panel * n_factors..][..users.len()];
+    }
+    for (factor, users) in users.iter().enumerate() {
+        let mut items = [simd.splat(0.0); PANELS];
+        for panel in 0..PANELS {
+            items[panel] = simd.load(&panels[panel][factor]);
+        }
+        for user in 0..USERS {
+            let value = simd.splat(users[user]);
+            for panel in 0..PANELS {
+                sums[user][panel] = simd.mul_add(value, items[panel], sums[user][panel]);
             }
         }
     }
     sums
-}
-
-/// The largest of 16 finite numbers.
-#[inline(always)]
-fn largest(scores: &[f32; PANEL]) -> f32 {
-    let eight: [f32; 8] = std::array::from_fn(|lane| scores[lane].max(scores[lane + 8]));
-    let four: [f32; 4] = std::array::from_fn(|lane| eight[lane].max(eight[lane + 4]));
-    four[0].max(four[2]).max(four[1].max(four[3]))
 }
 
 #[cfg(test)]
@@ -256,6 +364,7 @@ mod tests {
 
     use super::*;
     use crate::kernels::reference;
+    use crate::kernels::simd::at_each_level;
 
     #[derive(Clone, Debug)]
     struct Case {
@@ -276,7 +385,7 @@ mod tests {
     }
 
     fn cases() -> impl Strategy<Value = Case> {
-        (1usize..70, 0usize..70, 0usize..20).prop_flat_map(|(n_factors, n_items, n_users)| {
+        (1usize..140, 0usize..150, 0usize..30).prop_flat_map(|(n_factors, n_items, n_users)| {
             let seen = prop::collection::btree_set(0..n_items.max(1) as u32, 0..8);
             let seen = seen.prop_map(|items| items.into_iter().map(ItemIdx).collect());
             (
@@ -307,10 +416,13 @@ mod tests {
             let (items, users) = (padded(&case.items, stride), padded(&case.users, stride));
             let packed = PackedItems::new(&items, case.n_factors, stride, &case.recommendable);
             let seen: Vec<&[ItemIdx]> = case.seen.iter().map(Vec::as_slice).collect();
-            let mut scratch = Scratch::default();
             let block = UserBlock { factors: &users, stride, seen: &seen };
-            let found = best(&packed, block, n, &mut scratch);
-            for (user, found) in found.into_iter().enumerate() {
+            let mut scratch = Scratch::default();
+            // What a call leaves in the scratch changes nothing.
+            let found = at_each_level(|| best(&packed, block, n, &mut Scratch::default()));
+            best(&packed, block, 3, &mut scratch);
+            let again = best(&packed, block, n, &mut scratch);
+            for (user, found) in found.into_iter().chain([again]).flat_map(|lists| lists.into_iter().enumerate()) {
                 let zeros = |row: &[f32]| row.iter().all(|&value| value == 0.0);
                 let scored = (0..case.items.len())
                     .filter(|&item| case.recommendable[item] && !zeros(&case.items[item]))

@@ -2,7 +2,8 @@
 //!
 //! A hot loop is plain Rust over fixed groups of lanes, so its sums have the same shape whatever the
 //! instructions; `mul_add` is exact with or without an instruction for it. So the instruction set
-//! changes the time and not the bytes. This is the only module of the kernels with `unsafe`.
+//! changes the time and not the bytes. This module and those below it are the only ones of the
+//! kernels with `unsafe`.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -63,10 +64,20 @@ enum Level {
     Avx512,
 }
 
-/// The highest level of this machine; the standard library remembers what it detected.
+/// The level to be used: the highest of this machine.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn level() -> Level {
+    #[cfg(test)]
+    return detected().min(tests::MOST.get());
+    #[cfg(not(test))]
+    detected()
+}
+
+/// The highest level of this machine; the standard library remembers what it detected.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn detected() -> Level {
     use std::arch::is_x86_feature_detected as detected;
     if !(detected!("avx2") && detected!("fma")) {
         Level::Plain
@@ -79,6 +90,15 @@ fn level() -> Level {
     } else {
         Level::Avx2
     }
+}
+
+/// What `run` returns at each level of this machine; it has to stay on this thread.
+#[cfg(test)]
+pub(crate) fn at_each_level<T>(run: impl Fn() -> T) -> Vec<T> {
+    #[cfg(not(target_arch = "x86_64"))]
+    return vec![run()];
+    #[cfg(target_arch = "x86_64")]
+    tests::at_each_level(run)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -100,6 +120,9 @@ pub trait Simd: Copy {
     /// [`LANES`] numbers.
     type Lanes: Copy;
 
+    /// How many lanes the registers hold.
+    const REGISTERS: usize;
+
     /// The same number in all lanes.
     fn splat(self, value: f32) -> Self::Lanes;
 
@@ -120,6 +143,24 @@ pub trait Simd: Copy {
 
     /// [`fold`](Simd::fold) of each row, in the lane of its place.
     fn fold_each(self, rows: [Self::Lanes; LANES]) -> Self::Lanes;
+
+    /// a · b.
+    fn mul(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+
+    /// The lanes of `then` where a > b, else those of `otherwise`; their bits are only moved.
+    fn where_greater(
+        self,
+        a: Self::Lanes,
+        b: Self::Lanes,
+        then: Self::Lanes,
+        otherwise: Self::Lanes,
+    ) -> Self::Lanes;
+
+    /// Lane i of row j for lane j of row i.
+    fn transpose(self, rows: [Self::Lanes; LANES]) -> [Self::Lanes; LANES];
+
+    /// Whether a ≥ b: a bit per lane, of the first lane the lowest.
+    fn at_least(self, a: Self::Lanes, b: Self::Lanes) -> u32;
 
     /// Asks for the cache line of these numbers, which are read soon.
     fn prefetch(self, row: &[f32; LANES]);
@@ -272,9 +313,31 @@ pub fn scaled_sum(mut sum: [f32; LANES], scale: f32, row: &[f32; LANES]) -> [f32
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "x86_64")]
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    #[cfg(target_arch = "x86_64")]
+    thread_local! {
+        /// The highest level that this thread may use.
+        pub(super) static MOST: Cell<Level> = const { Cell::new(Level::Avx512) };
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn at_each_level<T>(run: impl Fn() -> T) -> Vec<T> {
+        let levels = [Level::Plain, Level::Avx2, Level::Avx512];
+        let levels = levels.into_iter().filter(|&level| level <= detected());
+        let at = |level| {
+            MOST.set(level);
+            let result = run();
+            MOST.set(Level::Avx512);
+            result
+        };
+        levels.map(at).collect()
+    }
 
     struct Both<'a>(&'a [f32], &'a [f32]);
 
@@ -286,6 +349,37 @@ mod tests {
             let mut sum = self.0.to_vec();
             add_scaled(&mut sum, 0.3, self.1);
             (dot(self.0, self.1), sum)
+        }
+    }
+
+    /// Every operation of lanes on these rows.
+    struct Each([[f32; LANES]; LANES]);
+
+    impl SimdKernel for Each {
+        type Output = (Vec<[f32; LANES]>, Vec<[f32; LANES]>, Vec<u32>);
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            let mut rows = [simd.splat(0.0); LANES];
+            for (lanes, row) in rows.iter_mut().zip(&self.0) {
+                *lanes = simd.load(row);
+            }
+            let [a, b, c, ..] = rows;
+            let mixed = [
+                simd.add(a, b),
+                simd.mul(a, b),
+                simd.mul_add(a, b, c),
+                simd.where_greater(a, b, c, a),
+                simd.fold_each(rows),
+                simd.splat(simd.fold(a)),
+            ];
+            let stored = |simd: S, lanes: &[S::Lanes]| {
+                let mut stored = vec![[0.0; LANES]; lanes.len()];
+                stored.iter_mut().zip(lanes).for_each(|(to, &lanes)| simd.store(lanes, to));
+                stored
+            };
+            let columns = stored(simd, &simd.transpose(rows));
+            (stored(simd, &mixed), columns, vec![simd.at_least(a, b), simd.at_least(b, a)])
         }
     }
 
@@ -301,6 +395,20 @@ mod tests {
             prop_assert_eq!(&sum, &plain_sum);
             let exact: f64 = a.iter().zip(&b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
             prop_assert!((f64::from(dot) - exact).abs() <= 1e-3);
+        }
+
+        #[test]
+        fn lanes_are_those_of_the_plain_level(
+            rows in prop::array::uniform16(prop::array::uniform16(-3i8..4))
+        ) {
+            let rows = rows.map(|row| row.map(|value| f32::from(value) / 4.0));
+            let found = super::at_each_level(|| dispatch_simd(Each(rows)));
+            for other in &found[1..] {
+                prop_assert_eq!(other, &found[0]);
+            }
+            for (lane, column) in found[0].1.iter().enumerate() {
+                prop_assert_eq!(column, &rows.map(|row| row[lane]));
+            }
         }
     }
 }

@@ -40,8 +40,26 @@ fn cut(candidates: &mut Vec<(ItemIdx, f32)>, k: usize) {
 #[derive(Debug, Default)]
 pub(crate) struct Shortlist {
     k: usize,
-    kept: Vec<(ItemIdx, f32)>,
+    /// What was pushed, by [`key`].
+    kept: Vec<u64>,
     floor: Option<f32>,
+    best: Vec<(ItemIdx, f32)>,
+}
+
+/// A number that is lower the earlier an item comes in [`order`].
+#[inline]
+fn key(item: ItemIdx, score: f32) -> u64 {
+    let bits = score.to_bits();
+    // As f32::total_cmp has it, the other way round.
+    let descending = if bits >> 31 == 0 { !bits ^ (1 << 31) } else { bits };
+    u64::from(descending) << 32 | u64::from(item.0)
+}
+
+#[inline]
+fn of_key(key: u64) -> (ItemIdx, f32) {
+    let descending = (key >> 32) as u32;
+    let bits = if descending >> 31 == 0 { !descending ^ (1 << 31) } else { descending };
+    (ItemIdx(key as u32), f32::from_bits(bits))
 }
 
 impl Shortlist {
@@ -49,6 +67,7 @@ impl Shortlist {
     pub(crate) fn reset(&mut self, k: usize) {
         self.k = k;
         self.kept.clear();
+        self.kept.reserve(self.full().min(1 << 10));
         self.floor = None;
     }
 
@@ -61,21 +80,38 @@ impl Shortlist {
     /// Adds an item, each at most once, unless it is below the floor.
     #[inline]
     pub(crate) fn push(&mut self, item: ItemIdx, score: f32) {
+        debug_assert!(!score.is_nan(), "a score is never NaN");
         if self.floor.is_some_and(|floor| score < floor) {
             return;
         }
-        self.kept.push((item, score));
-        // The 16 spare a cut per item where k is tiny.
-        if self.kept.len() >= 2 * self.k + 16 {
-            cut(&mut self.kept, self.k);
-            self.floor = self.kept.last().map(|&(_, score)| score);
+        self.kept.push(key(item, score));
+        if self.kept.len() >= self.full() {
+            self.cut();
+            self.floor = self.kept.last().map(|&key| of_key(key).1);
         }
+    }
+
+    /// How many are kept before they are cut; the 16 spare a cut per item where k is tiny.
+    #[inline]
+    fn full(&self) -> usize {
+        2 * self.k + 16
+    }
+
+    /// Keeps the best k, the last of them in the last place where any were dropped.
+    fn cut(&mut self) {
+        if self.kept.len() > self.k && self.k > 0 {
+            self.kept.select_nth_unstable(self.k - 1);
+        }
+        self.kept.truncate(self.k);
     }
 
     /// The best k of what was pushed since the last reset, best first.
     pub(crate) fn best(&mut self) -> &[(ItemIdx, f32)] {
-        select(&mut self.kept, self.k);
-        &self.kept
+        self.cut();
+        self.kept.sort_unstable();
+        self.best.clear();
+        self.best.extend(self.kept.iter().map(|&key| of_key(key)));
+        &self.best
     }
 }
 

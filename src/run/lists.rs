@@ -1,6 +1,5 @@
 //! The list of one user: rankers, combination, filters, fallback.
 
-use std::collections::HashSet;
 use std::sync::Mutex;
 
 use super::als::Factors;
@@ -101,9 +100,11 @@ impl ListInputs<'_> {
         because: &mut [Option<ItemIdx>],
     ) {
         let Some(FactorRanker { model, .. }) = self.factors else { return };
-        let proposed: HashSet<ItemIdx> = multiplied.iter().map(|&(item, _)| item).collect();
+        let mut proposed: Vec<ItemIdx> = multiplied.iter().map(|&(item, _)| item).collect();
+        proposed.sort_unstable();
+        let is_proposed = |entry: &Candidate| proposed.binary_search(&entry.item).is_ok();
         let open: Vec<usize> = (0..entries.len())
-            .filter(|&at| because[at].is_none() && proposed.contains(&entries[at].item))
+            .filter(|&at| because[at].is_none() && is_proposed(&entries[at]))
             .collect();
         if open.is_empty() {
             return;
@@ -126,12 +127,16 @@ impl ListInputs<'_> {
         let seen: Vec<&[ItemIdx]> = rows.clone().map(|row| histories.seen.of(row)).collect();
         let users =
             UserBlock { factors: &x[rows.start * stride..rows.end * stride], stride, seen: &seen };
-        best(
-            factors.packed,
-            users,
-            self.top_k.n_candidates(),
-            &mut factor_scores::Scratch::default(),
-        )
+        best(factors.packed, users, self.n_candidates(), &mut factor_scores::Scratch::default())
+    }
+
+    /// Items that each ranker proposes to a user. The list of a single one is cut as it is, unless
+    /// discounts put it into another order.
+    fn n_candidates(&self) -> usize {
+        match (self.rankers.as_slice(), self.discounts) {
+            ([_], None) => self.top_k.k,
+            _ => self.top_k.n_candidates(),
+        }
     }
 
     /// What put an entry there, as the lists name it.
@@ -170,7 +175,7 @@ impl ListInputs<'_> {
         let filter = Filter { seen, recommendable: self.recommendable };
         let thread = rayon::current_thread_index().unwrap_or(0) % self.scratches.len();
         let mut scratch = self.scratches[thread].lock().expect("no thread panics with a scratch");
-        neighbor_scores(&history, neighbors, &filter, self.top_k.n_candidates(), &mut scratch)
+        neighbor_scores(&history, neighbors, &filter, self.n_candidates(), &mut scratch)
     }
 
     /// Popular items of the user's segment, of all users without one.
@@ -181,7 +186,7 @@ impl ListInputs<'_> {
         let allowed = |item: ItemIdx| self.is_allowed(item, seen);
         let popular = self.popularity_of(segment).unwrap_or(self.popularity);
         let popular = popular.iter().copied().filter(|&(item, _)| allowed(item));
-        popular.take(self.top_k.n_candidates()).collect()
+        popular.take(self.n_candidates()).collect()
     }
 
     /// Items by popularity within a segment; none for a user without one.

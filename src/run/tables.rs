@@ -26,8 +26,8 @@ use crate::types::{AFFINITY_ONE, Histories, ItemIdx};
 /// Items per file of a table that is cut by items.
 pub(super) const ITEMS_PER_PART: usize = 65_536;
 
-/// Users whose lists are in memory at a time.
-const USERS_PER_WAVE: usize = 8_192;
+/// Users whose lists are in memory at a time: whole blocks.
+const USERS_PER_WAVE: usize = 84 * USERS_PER_BLOCK;
 
 /// Where and how tables of this run are written.
 pub(super) struct Tables<'a> {
@@ -489,8 +489,8 @@ fn either(mut a: Vec<bool>, b: Vec<bool>) -> Vec<bool> {
     a
 }
 
-/// Users whose products with all items are computed together.
-const USERS_PER_BLOCK: usize = 64;
+/// Users whose products with all items are computed together: whole groups of 6 and of 12.
+const USERS_PER_BLOCK: usize = 96;
 
 /// Computes the lists of a shard wave by wave and gives them in order of the users.
 fn each_list(
@@ -500,7 +500,7 @@ fn each_list(
     mut give: impl FnMut(u32, UserList) -> Result<()>,
 ) -> Result<ListCounts> {
     let mut counts = ListCounts::default();
-    let wave = if sequential { 256 } else { USERS_PER_WAVE };
+    let wave = if sequential { 3 * USERS_PER_BLOCK } else { USERS_PER_WAVE };
     for start in (0..shard.n_users()).step_by(wave) {
         let users = start..shard.n_users().min(start + wave);
         let blocks: Vec<Range<usize>> = users

@@ -15,6 +15,8 @@ pub struct Avx2(pub(super) ());
 impl Simd for Avx2 {
     type Lanes = [__m256; 2];
 
+    const REGISTERS: usize = 8;
+
     #[inline(always)]
     fn splat(self, value: f32) -> Self::Lanes {
         unsafe { [_mm256_set1_ps(value); 2] }
@@ -79,7 +81,88 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn mul(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn where_greater(
+        self,
+        a: Self::Lanes,
+        b: Self::Lanes,
+        then: Self::Lanes,
+        otherwise: Self::Lanes,
+    ) -> Self::Lanes {
+        let mut lanes = otherwise;
+        for half in 0..2 {
+            unsafe {
+                let greater = _mm256_cmp_ps::<_CMP_GT_OQ>(a[half], b[half]);
+                lanes[half] = _mm256_blendv_ps(otherwise[half], then[half], greater);
+            }
+        }
+        lanes
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: [Self::Lanes; LANES]) -> [Self::Lanes; LANES] {
+        let mut columns = rows;
+        for block in 0..4 {
+            let (down, right) = (block / 2, block % 2);
+            unsafe {
+                let mut eight = [_mm256_setzero_ps(); 8];
+                for at in 0..8 {
+                    eight[at] = rows[8 * down + at][right];
+                }
+                let eight = transpose_8(eight);
+                for at in 0..8 {
+                    columns[8 * right + at][down] = eight[at];
+                }
+            }
+        }
+        columns
+    }
+
+    #[inline(always)]
+    fn at_least(self, a: Self::Lanes, b: Self::Lanes) -> u32 {
+        let mut bits = 0;
+        for half in 0..2 {
+            unsafe {
+                let at_least = _mm256_cmp_ps::<_CMP_GE_OQ>(a[half], b[half]);
+                bits |= (_mm256_movemask_ps(at_least) as u32) << (8 * half);
+            }
+        }
+        bits
+    }
+
+    #[inline(always)]
     fn prefetch(self, row: &[f32; LANES]) {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(row.as_ptr().cast()) }
     }
+}
+
+/// Lane i of row j for lane j of row i.
+#[inline(always)]
+#[expect(unsafe_code, reason = "only called where AVX2 was detected")]
+unsafe fn transpose_8(rows: [__m256; 8]) -> [__m256; 8] {
+    let (mut twos, mut fours) = (rows, rows);
+    unsafe {
+        for at in (0..8).step_by(2) {
+            twos[at] = _mm256_unpacklo_ps(rows[at], rows[at + 1]);
+            twos[at + 1] = _mm256_unpackhi_ps(rows[at], rows[at + 1]);
+        }
+        for at in (0..8).step_by(4) {
+            for half in 0..2 {
+                let a = _mm256_castps_pd(twos[at + half]);
+                let b = _mm256_castps_pd(twos[at + half + 2]);
+                fours[at + 2 * half] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+                fours[at + 2 * half + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+            }
+        }
+        for column in 0..4 {
+            let (a, b) = (fours[column], fours[column + 4]);
+            twos[column] = _mm256_permute2f128_ps::<0x20>(a, b);
+            twos[column + 4] = _mm256_permute2f128_ps::<0x31>(a, b);
+        }
+    }
+    twos
 }

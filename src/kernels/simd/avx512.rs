@@ -15,6 +15,8 @@ pub struct Avx512(pub(super) ());
 impl Simd for Avx512 {
     type Lanes = __m512;
 
+    const REGISTERS: usize = 32;
+
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
         unsafe { _mm512_set1_ps(value) }
@@ -74,6 +76,59 @@ impl Simd for Avx512 {
             let even = _mm512_shuffle_ps::<0b10_00_10_00>(a, b);
             _mm512_add_ps(even, _mm512_shuffle_ps::<0b11_01_11_01>(a, b))
         }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn where_greater(self, a: __m512, b: __m512, then: __m512, otherwise: __m512) -> __m512 {
+        unsafe { _mm512_mask_mov_ps(otherwise, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), then) }
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: [__m512; LANES]) -> [__m512; LANES] {
+        let (mut twos, mut fours) = (rows, rows);
+        unsafe {
+            for at in (0..LANES).step_by(2) {
+                twos[at] = _mm512_unpacklo_ps(rows[at], rows[at + 1]);
+                twos[at + 1] = _mm512_unpackhi_ps(rows[at], rows[at + 1]);
+            }
+            // Four rows: four columns of each quarter.
+            for at in (0..LANES).step_by(4) {
+                for half in 0..2 {
+                    let a = _mm512_castps_pd(twos[at + half]);
+                    let b = _mm512_castps_pd(twos[at + half + 2]);
+                    fours[at + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                    fours[at + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+                }
+            }
+            // Quarters are 4 × 4 blocks now, to be transposed among themselves.
+            for column in 0..4 {
+                let [a, b, c, d] =
+                    [fours[column], fours[column + 4], fours[column + 8], fours[column + 12]];
+                let (ab, cd) = (
+                    _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
+                    _mm512_shuffle_f32x4::<0b10_00_10_00>(c, d),
+                );
+                twos[column] = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd);
+                twos[column + 8] = _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd);
+                let (ab, cd) = (
+                    _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b),
+                    _mm512_shuffle_f32x4::<0b11_01_11_01>(c, d),
+                );
+                twos[column + 4] = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd);
+                twos[column + 12] = _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd);
+            }
+        }
+        twos
+    }
+
+    #[inline(always)]
+    fn at_least(self, a: __m512, b: __m512) -> u32 {
+        unsafe { _mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b).into() }
     }
 
     #[inline(always)]

@@ -10,6 +10,8 @@ pub struct Plain;
 impl Simd for Plain {
     type Lanes = [f32; LANES];
 
+    const REGISTERS: usize = 8;
+
     #[inline(always)]
     fn splat(self, value: f32) -> Self::Lanes {
         [value; LANES]
@@ -45,6 +47,32 @@ impl Simd for Plain {
     #[inline(always)]
     fn fold_each(self, rows: [Self::Lanes; LANES]) -> Self::Lanes {
         rows.map(|row| self.fold(row))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|lane| a[lane] * b[lane])
+    }
+
+    #[inline(always)]
+    fn where_greater(
+        self,
+        a: Self::Lanes,
+        b: Self::Lanes,
+        then: Self::Lanes,
+        otherwise: Self::Lanes,
+    ) -> Self::Lanes {
+        std::array::from_fn(|lane| if a[lane] > b[lane] { then[lane] } else { otherwise[lane] })
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: [Self::Lanes; LANES]) -> [Self::Lanes; LANES] {
+        std::array::from_fn(|lane| std::array::from_fn(|row| rows[row][lane]))
+    }
+
+    #[inline(always)]
+    fn at_least(self, a: Self::Lanes, b: Self::Lanes) -> u32 {
+        (0..LANES).fold(0, |bits, lane| bits | u32::from(a[lane] >= b[lane]) << lane)
     }
 
     #[inline(always)]

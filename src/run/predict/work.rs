@@ -224,7 +224,11 @@ impl Busiest<'_> {
             let proposed = (2.0 * of.n_neighbors as f64).min(items);
             work.push((Cost::Candidate, self.spread(pairs * proposed)));
         }
-        let combined = users * (top_k.n_candidates() * rankers.len()) as f64;
+        let proposed = match rankers.as_slice() {
+            [_] if !top_k.debias => top_k.k,
+            _ => top_k.n_candidates(),
+        };
+        let combined = users * (proposed * rankers.len()) as f64;
         work.push((Cost::Combined, self.spread(combined)));
         let rows = users * (top_k.k as f64).min(items);
         // Of few shards the users are computed side by side, and written by one thread.
