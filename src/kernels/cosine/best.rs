@@ -124,8 +124,8 @@ impl<'a> Row<'a> {
         let mut limits = [u32::MAX; LIMITED + 2];
         limits[0] = 0;
         if let Some(floor) = best.floor() {
-            for count in 1..=LIMITED {
-                limits[count] = self.limit(count as f64, floor);
+            for (count, limit) in limits.iter_mut().enumerate().skip(1).take(LIMITED) {
+                *limit = self.limit(count as f64, floor);
             }
         }
         limits

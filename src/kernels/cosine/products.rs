@@ -71,9 +71,10 @@ fn add<C: Code>(cells: &mut [Product], codes: &[C], affinities: &[i64], of_user:
     }
 }
 
-/// Offers what is in the cells, all of them one after the other.
+/// Offers what is in the cells, all of them one after the other. Popular items come first: theirs are
+/// most of the best scores of rows that are scanned, so the floor rises early.
 fn scan(row: &mut Row<'_>, cells: &[Product], best: &mut Best) {
-    for (block, cells) in cells.as_chunks::<BLOCK>().0.iter().enumerate() {
+    for (block, cells) in cells.as_chunks::<BLOCK>().0.iter().enumerate().rev() {
         let least = (row.least_dot(block) as i64).max(1);
         let mut passing = dispatch(Passing { cells, least });
         while passing != 0 {
@@ -99,8 +100,8 @@ impl Kernel for Passing<'_> {
     #[inline(always)]
     fn run(self) -> u64 {
         let mut flags = [0u8; BLOCK];
-        for at in 0..BLOCK {
-            flags[at] = u8::from(self.cells[at].dot >= self.least);
+        for (flag, cell) in flags.iter_mut().zip(self.cells) {
+            *flag = u8::from(cell.dot >= self.least);
         }
         bits(&flags)
     }
