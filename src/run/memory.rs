@@ -210,11 +210,11 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
 fn neighbor_sizes(section: &ItemNeighbors, all: Sizes, cluster: Cluster) -> (u64, u64) {
     // Codes are narrower in small catalogs, and what was gathered is let go before lists are made.
     let (pair, coded, cell) = match section.weights {
-        HistoryWeights::Binary => (12, 3, 7),
+        HistoryWeights::Binary => (12, 3, 5),
         HistoryWeights::Affinity => (36, 7, 16),
     };
     let coded = if cluster.processes == 1 { 0 } else { coded * all.pairs + 9 * all.users };
-    let numbers = 56 * all.items + 24 * all.users;
+    let numbers = 56 * all.items + 20 * all.users;
     let cells = cluster.threads as u64 * cell * all.items.max(1 << 16);
     let most = all.pairs.saturating_mul(20);
     let listed = (all.items * section.n_neighbors as u64).min(most);

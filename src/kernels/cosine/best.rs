@@ -74,7 +74,6 @@ impl Best {
 /// Scores of one row, and what a dot product must reach to enter its list.
 pub(super) struct Row<'a> {
     pub(super) input: &'a Input<'a>,
-    pub(super) code: usize,
     norm: f64,
     /// A score below it cannot enter.
     floor: f64,
@@ -89,7 +88,7 @@ pub(super) type Limits = [u32; LIMITED + 2];
 
 impl<'a> Row<'a> {
     pub(super) fn new(input: &'a Input<'a>, code: usize) -> Self {
-        Self { input, code, norm: input.ranked.norm(code), floor: 0.0 }
+        Self { input, norm: input.ranked.norm(code), floor: 0.0 }
     }
 
     #[inline(always)]

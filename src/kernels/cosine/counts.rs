@@ -3,114 +3,130 @@
 use super::Input;
 use super::best::{Best, LIMITED, Row, bits};
 use super::parts::Parts;
-use super::ranked::{BLOCK, Code, CutLists, Lists, Part};
+use super::ranked::{BLOCK, Code, Lists, Ranked};
 use crate::kernels::NeighborLists;
 use crate::kernels::simd::{Kernel, dispatch};
 
-/// A number of users, as wide as it must be.
-pub(super) trait Count: Copy + Default + Ord + Into<u32> {
-    /// The largest count.
-    const LARGEST: u32;
-
-    /// The count, which is not above the largest.
-    fn new(count: u32) -> Self;
-
-    /// One more. Cells are chosen so that they hold what is counted, so there is nothing to check for.
-    fn next(self) -> Self;
+/// A number of users.
+trait Count: Copy + Ord + Into<u32> {
+    /// The count, if it is not above the largest.
+    fn new(count: u32) -> Option<Self>;
 }
 
-macro_rules! count {
-    ($type:ty) => {
-        impl Count for $type {
-            const LARGEST: u32 = Self::MAX as u32;
-
-            #[inline(always)]
-            fn new(count: u32) -> Self {
-                count as Self
-            }
-
-            #[inline(always)]
-            fn next(self) -> Self {
-                self.wrapping_add(1)
-            }
-        }
-    };
+impl Count for u8 {
+    #[inline(always)]
+    fn new(count: u32) -> Option<Self> {
+        Self::try_from(count).ok()
+    }
 }
-count!(u8);
-count!(u16);
-count!(u32);
 
-/// One thread's accumulators, a cell per code; all are empty between rows.
+impl Count for u32 {
+    #[inline(always)]
+    fn new(count: u32) -> Option<Self> {
+        Some(count)
+    }
+}
+
+/// Users that a byte counts.
+const FULL: usize = u8::MAX as usize;
+
+/// One thread's accumulators; all cells are empty between rows.
 pub(super) struct Scratch {
-    bytes: Vec<u8>,
-    halves: Vec<u16>,
-    words: Vec<u32>,
+    cells: Cells,
     parts: Parts,
     best: Best,
 }
 
+/// Counts of one row: a byte per code, which the caches hold far longer than four. Wide rows, those
+/// with more users than a byte counts, add them up in words in time. Codes below the cut need none.
+struct Cells {
+    bytes: Vec<u8>,
+    cut: usize,
+    /// Of the codes from the cut on.
+    words: Vec<u32>,
+}
+
 impl Scratch {
-    pub(super) fn new(n_cells: usize) -> Self {
-        Self {
-            bytes: vec![0; n_cells],
-            halves: vec![0; n_cells],
-            words: vec![0; n_cells],
-            parts: Parts::default(),
-            best: Best::default(),
-        }
+    pub(super) fn new(n_cells: usize, ranked: &Ranked) -> Self {
+        let words = vec![0; ranked.n_cells() - ranked.cut];
+        let cells = Cells { bytes: vec![0; n_cells], cut: ranked.cut, words };
+        Self { cells, parts: Parts::default(), best: Best::default() }
     }
 
     /// Appends the neighbors of an item.
-    ///
-    /// Counts are held in the narrowest cells that hold the support of the row, or of all items below
-    /// the cut. For most that is one byte per item, which the caches hold far longer than four.
     pub(super) fn push_row<C: Code>(
         &mut self,
         input: &Input<'_>,
-        histories: &CutLists<C>,
+        histories: &Lists<C>,
         code: usize,
         lists: &mut NeighborLists,
     ) {
-        let Self { bytes, halves, words, parts, best } = self;
+        let Self { cells, parts, best } = self;
         best.reset(input.n_neighbors);
         let mut row = Row::new(input, code);
-        let support = input.ranked.users.range(code).len();
-        let mut rest = Part::All;
-        if support > 0xFF && input.ranked.cut > 0 {
-            offer(&mut row, parts, histories, Part::BelowCut, bytes, best);
-            rest = Part::FromCut;
+        let n_pairs = parts.find(input.ranked.users.of(code), histories);
+        let wide = parts.len() > FULL;
+        for at in 0..parts.len() {
+            C::count(&mut cells.bytes, parts.take(at, &histories.entries));
+            if wide && ((at + 1) % FULL == 0 || at + 1 == parts.len()) {
+                dispatch(Flush(cells));
+            }
         }
-        match support {
-            0..=0xFF => offer(&mut row, parts, histories, rest, bytes, best),
-            0x100..=0xFFFF => offer(&mut row, parts, histories, rest, halves, best),
-            _ => offer(&mut row, parts, histories, rest, words, best),
+        cells.take(code, wide);
+        if walks(n_pairs, input.ranked.n_cells()) {
+            walk(&mut row, parts, histories, cells, wide, best);
+        } else {
+            cells.offer(&mut row, wide, best);
+            cells.clear(wide);
         }
         lists.push_row(best.list());
     }
 }
 
-/// Counts and offers the codes of one part.
-fn offer<T: Count, C: Code>(
-    row: &mut Row<'_>,
-    parts: &mut Parts,
-    histories: &CutLists<C>,
-    part: Part,
-    cells: &mut [T],
-    best: &mut Best,
-) {
-    let ranked = row.input.ranked;
-    let n_pairs = parts.find(ranked.users.of(row.code), histories, part);
-    for at in 0..parts.len() {
-        C::count(cells, parts.take(at, &histories.lists.entries));
+impl Cells {
+    /// Takes a count out.
+    #[inline(always)]
+    fn take(&mut self, code: usize, wide: bool) -> u32 {
+        if wide && code >= self.cut {
+            std::mem::take(&mut self.words[code - self.cut])
+        } else {
+            u32::from(std::mem::take(&mut self.bytes[code]))
+        }
     }
-    cells[row.code] = T::default();
-    let codes = ranked.codes_of(part);
-    if walks(n_pairs, codes.len()) {
-        walk(row, parts, &histories.lists, cells, best);
-    } else {
-        let cells = &mut cells[codes.clone()];
-        scan(row, codes.start / BLOCK, cells, best);
-        cells.fill(T::default());
+
+    /// Offers all counts.
+    fn offer(&self, row: &mut Row<'_>, wide: bool, best: &mut Best) {
+        let n_cells = self.cut + self.words.len();
+        if wide {
+            scan(row, self.cut / BLOCK, &self.words, best);
+            scan(row, 0, &self.bytes[..self.cut], best);
+        } else {
+            scan(row, 0, &self.bytes[..n_cells], best);
+        }
+    }
+
+    fn clear(&mut self, wide: bool) {
+        let n_cells = self.cut + self.words.len();
+        self.bytes[..n_cells].fill(0);
+        if wide {
+            self.words.fill(0);
+        }
+    }
+}
+
+/// Moves bytes that may be full to their words.
+struct Flush<'a>(&'a mut Cells);
+
+impl Kernel for Flush<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Cells { bytes, cut, words } = self.0;
+        for (word, byte) in words.iter_mut().zip(&mut bytes[*cut..]) {
+            *word = word.wrapping_add(u32::from(*byte));
+            *byte = 0;
+        }
     }
 }
 
@@ -128,11 +144,8 @@ fn scan<T: Count>(row: &mut Row<'_>, first_block: usize, cells: &[T], best: &mut
         let bound = row.least_dot(block);
         // Rounded up, as counts are whole.
         let least = bound as u32 + u32::from(f64::from(bound as u32) < bound);
-        let least = least.max(row.input.support_min);
-        if least > T::LARGEST {
-            continue;
-        }
-        let mut passing = dispatch(Passing { cells, least: T::new(least) });
+        let Some(least) = T::new(least.max(row.input.support_min)) else { continue };
+        let mut passing = dispatch(Passing { cells, least });
         while passing != 0 {
             let at = passing.trailing_zeros() as usize;
             passing &= passing - 1;
@@ -163,18 +176,19 @@ impl<T: Count> Kernel for Passing<'_, T> {
 
 /// Offers the cells that the histories name, and empties them. An item may be named by many histories:
 /// the first takes the whole count.
-fn walk<T: Count, C: Code>(
+fn walk<C: Code>(
     row: &mut Row<'_>,
     parts: &Parts,
     histories: &Lists<C>,
-    cells: &mut [T],
+    cells: &mut Cells,
+    wide: bool,
     best: &mut Best,
 ) {
     let mut limits = row.limits(best);
     for at in 0..parts.len() {
         for code in parts.take(at, &histories.entries) {
             let code = code.index();
-            let count: u32 = std::mem::take(&mut cells[code]).into();
+            let count = cells.take(code, wide);
             let limit = limits[count.min(LIMITED as u32 + 1) as usize];
             if (code as u32) < limit
                 && count >= row.input.support_min

@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use self::ranked::Ranked;
-use self::ranked::{Code, CutLists, Histories};
+use self::ranked::{Code, Histories, Lists};
 use crate::kernels::NeighborLists;
 use crate::types::ItemIdx;
 
@@ -86,7 +86,7 @@ pub struct Params {
 ///   lower index. Pairs below `support_min` or with a similarity that is not above 0 are dropped.
 /// - The result does not depend on the number of threads or on how items are cut into `rows`.
 /// - Cost: for each user of each row one pass over the history; selection looks at every cell, or where
-///   a row has few pairs at those of its pairs. Memory: 7 bytes per item and thread, 16 with affinities,
+///   a row has few pairs at those of its pairs. Memory: 5 bytes per item and thread, 16 with affinities,
 ///   for 65,536 items at least, and the result. Runs on the rayon pool of the caller.
 /// - Slow twin: `reference::neighbors`.
 ///
@@ -118,14 +118,14 @@ struct Input<'a> {
 fn of_histories<C: Code>(
     rows: Range<usize>,
     input: &Input<'_>,
-    histories: &CutLists<C>,
+    histories: &Lists<C>,
 ) -> NeighborLists {
     let n_cells = C::n_cells(input.ranked.n_items());
-    match &histories.lists.affinities {
+    match &histories.affinities {
         None => on_all_threads(
             rows,
             input,
-            || counts::Scratch::new(n_cells),
+            || counts::Scratch::new(n_cells, input.ranked),
             |scratch, code, lists| scratch.push_row(input, histories, code, lists),
         ),
         Some(affinities) => on_all_threads(

@@ -1,6 +1,6 @@
 //! The histories that a row adds up, asked for before they are read.
 
-use super::ranked::{Code, CutLists, Part};
+use super::ranked::Lists;
 use crate::kernels::simd::prefetch;
 
 /// Histories between the one that is read and the one that is asked for.
@@ -14,17 +14,12 @@ const ASKED_FOR: usize = 256;
 pub(super) struct Parts(Vec<(usize, u32)>);
 
 impl Parts {
-    /// Takes a part of the histories of these users; returns how many pairs it has.
-    pub(super) fn find<C: Code>(
-        &mut self,
-        users: &[u32],
-        histories: &CutLists<C>,
-        part: Part,
-    ) -> usize {
+    /// Takes the histories of these users; returns how many pairs they have.
+    pub(super) fn find<C>(&mut self, users: &[u32], histories: &Lists<C>) -> usize {
         self.0.clear();
         let mut n_pairs = 0;
         self.0.extend(users.iter().map(|&user| {
-            let range = histories.range(user as usize, part);
+            let range = histories.range(user as usize);
             n_pairs += range.len();
             (range.start, range.len() as u32)
         }));

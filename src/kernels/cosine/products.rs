@@ -4,7 +4,7 @@ use super::Input;
 use super::best::{Best, Row, bits};
 use super::counts::walks;
 use super::parts::Parts;
-use super::ranked::{BLOCK, Code, CutLists, Lists, Part};
+use super::ranked::{BLOCK, Code, Lists};
 use crate::kernels::NeighborLists;
 use crate::kernels::simd::{Kernel, dispatch};
 
@@ -32,7 +32,7 @@ impl Scratch {
     pub(super) fn push_row<C: Code>(
         &mut self,
         input: &Input<'_>,
-        histories: &CutLists<C>,
+        histories: &Lists<C>,
         affinities: &[i64],
         code: usize,
         lists: &mut NeighborLists,
@@ -41,18 +41,18 @@ impl Scratch {
         best.reset(input.n_neighbors);
         let mut row = Row::new(input, code);
         let users = &input.ranked.users;
-        let n_pairs = parts.find(users.of(code), histories, Part::All);
+        let n_pairs = parts.find(users.of(code), histories);
         let of_row = users.affinities.as_ref().expect("both ways of pairs have affinities");
         for (at, &of_user) in of_row[users.range(code)].iter().enumerate() {
-            let codes = parts.take(at, &histories.lists.entries);
+            let codes = parts.take(at, &histories.entries);
             add(cells, codes, parts.take(at, affinities), of_user);
         }
         cells[code] = Product::default();
-        let codes = input.ranked.codes_of(Part::All);
-        if walks(n_pairs, codes.len()) {
-            walk(&mut row, parts, &histories.lists, cells, best);
+        let n_cells = input.ranked.n_cells();
+        if walks(n_pairs, n_cells) {
+            walk(&mut row, parts, histories, cells, best);
         } else {
-            let cells = &mut cells[codes];
+            let cells = &mut cells[..n_cells];
             scan(&mut row, cells, best);
             cells.fill(Product::default());
         }

@@ -2,9 +2,6 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
-use super::counts::Count;
 use super::{Interactions, sorting};
 use crate::kernels::KernelError;
 use crate::types::ItemIdx;
@@ -33,8 +30,7 @@ pub struct Ranked {
     pub(super) users: Lists<u32>,
     /// The codes of the items of each rank, ascending.
     pub(super) histories: Histories,
-    /// Codes below it are of so few users that a byte counts them. In whole blocks; 0 where cells stay
-    /// in the caches however wide they are.
+    /// Codes below it are of so few users that a byte counts them. In whole blocks; 0 with affinities.
     pub(super) cut: usize,
 }
 
@@ -50,31 +46,15 @@ pub(super) struct Lists<T> {
 /// Histories by rank; codes are narrow where all fit, as they are most of what is read.
 #[derive(Clone, Debug)]
 pub(super) enum Histories {
-    Narrow(CutLists<u16>),
-    Wide(CutLists<u32>),
-}
-
-/// Histories, and how much of each lies below the cut.
-#[derive(Clone, Debug)]
-pub(super) struct CutLists<C> {
-    pub(super) lists: Lists<C>,
-    /// Empty where the cut is 0.
-    cuts: Vec<u32>,
-}
-
-/// A range of codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    All,
-    BelowCut,
-    FromCut,
+    Narrow(Lists<u16>),
+    Wide(Lists<u32>),
 }
 
 impl Ranked {
     /// Renumbers the pairs and sorts them both ways, on the rayon pool of the caller.
     ///
     /// Cost: O(n_pairs log(history) + n_items log n_items) time. Per pair 6 bytes remain (8 beyond
-    /// 65,536 items), 22 (24) with affinities; per item 40 at most, per user 12. While it works, 8 per
+    /// 65,536 items), 22 (24) with affinities; per item 40 at most, per user 8. While it works, 8 per
     /// pair at most, and 16 with affinities and thread for the longest history.
     ///
     /// # Errors
@@ -98,17 +78,16 @@ impl Ranked {
         classes.dedup_by_key(|&mut (norm, _)| norm);
         classes.shrink_to_fit();
         let offsets = sorting::offsets(items.iter().map(|item| supports[item.index()]));
-        let (cut, users, histories) = if items.len() <= 1 << 16 {
+        let few = |item: &ItemIdx| supports[item.index()] <= u64::from(u8::MAX);
+        let cut = if interactions.affinities.is_none() { items.partition_point(few) } else { 0 };
+        let (users, histories) = if items.len() <= 1 << 16 {
             let histories = sorting::by_rank(interactions, &codes);
-            let users = sorting::by_code(&histories, offsets);
-            (0, users, Histories::Narrow(CutLists::new(histories, 0)))
+            (sorting::by_code(&histories, offsets), Histories::Narrow(histories))
         } else {
-            let few = |item: &ItemIdx| squared[item.index()] <= u64::from(u8::MAX);
-            let cut = items.partition_point(few) / BLOCK * BLOCK;
             let histories = sorting::by_rank(interactions, &codes);
-            let users = sorting::by_code(&histories, offsets);
-            (cut, users, Histories::Wide(CutLists::new(histories, cut)))
+            (sorting::by_code(&histories, offsets), Histories::Wide(histories))
         };
+        let cut = cut / BLOCK * BLOCK;
         Ok(Self { items, codes, norms, block_norms, classes, users, histories, cut })
     }
 
@@ -125,8 +104,8 @@ impl Ranked {
     /// Bytes held on the heap.
     pub fn heap_bytes(&self) -> usize {
         let histories = match &self.histories {
-            Histories::Narrow(of) => of.lists.heap_bytes() + 4 * of.cuts.capacity(),
-            Histories::Wide(of) => of.lists.heap_bytes() + 4 * of.cuts.capacity(),
+            Histories::Narrow(lists) => lists.heap_bytes(),
+            Histories::Wide(lists) => lists.heap_bytes(),
         };
         4 * (self.items.capacity() + self.codes.capacity())
             + 8 * (self.norms.capacity() + self.block_norms.capacity())
@@ -145,14 +124,9 @@ impl Ranked {
         }
     }
 
-    /// The codes of a part, in whole blocks.
-    pub(super) fn codes_of(&self, part: Part) -> Range<usize> {
-        let end = BLOCK * self.block_norms.len();
-        match part {
-            Part::All => 0..end,
-            Part::BelowCut => 0..self.cut,
-            Part::FromCut => self.cut..end,
-        }
+    /// Cells of whole blocks for all items.
+    pub(super) fn n_cells(&self) -> usize {
+        BLOCK * self.block_norms.len()
     }
 }
 
@@ -178,25 +152,6 @@ impl<T> Lists<T> {
     }
 }
 
-impl<C: Code> CutLists<C> {
-    fn new(lists: Lists<C>, cut: usize) -> Self {
-        let below = |rank| lists.of(rank).partition_point(|code| code.index() < cut) as u32;
-        let n_cuts = if cut == 0 { 0 } else { lists.len() };
-        Self { cuts: (0..n_cuts).into_par_iter().map(below).collect(), lists }
-    }
-
-    /// Where a part of a history is.
-    #[inline(always)]
-    pub(super) fn range(&self, rank: usize, part: Part) -> Range<usize> {
-        let Range { start, end } = self.lists.range(rank);
-        match part {
-            Part::All => start..end,
-            Part::BelowCut => start..start + self.cuts[rank] as usize,
-            Part::FromCut => start + self.cuts[rank] as usize..end,
-        }
-    }
-}
-
 /// A code as it is held in memory.
 pub(super) trait Code: Copy + Default + Ord + Send + Sync {
     /// The code of a number that fits.
@@ -208,8 +163,8 @@ pub(super) trait Code: Copy + Default + Ord + Send + Sync {
     /// Cells of an accumulator: whole blocks for all items.
     fn n_cells(n_items: usize) -> usize;
 
-    /// Adds one to the cell of each code.
-    fn count<T: Count>(cells: &mut [T], codes: &[Self]);
+    /// Adds one to the cell of each code. At most 255 times, then a cell may be full.
+    fn count(cells: &mut [u8], codes: &[Self]);
 }
 
 impl Code for u16 {
@@ -229,11 +184,11 @@ impl Code for u16 {
     }
 
     #[inline(always)]
-    fn count<T: Count>(cells: &mut [T], codes: &[Self]) {
-        let cells: &mut [T; 1 << 16] = cells.try_into().expect("a cell for every code");
+    fn count(cells: &mut [u8], codes: &[Self]) {
+        let cells: &mut [u8; 1 << 16] = cells.try_into().expect("a cell for every code");
         for code in codes {
             let cell = &mut cells[code.index()];
-            *cell = cell.next();
+            *cell = cell.wrapping_add(1);
         }
     }
 }
@@ -254,10 +209,10 @@ impl Code for u32 {
     }
 
     #[inline(always)]
-    fn count<T: Count>(cells: &mut [T], codes: &[Self]) {
+    fn count(cells: &mut [u8], codes: &[Self]) {
         for code in codes {
             let cell = &mut cells[code.index()];
-            *cell = cell.next();
+            *cell = cell.wrapping_add(1);
         }
     }
 }
