@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use tidemill::kernels::NeighborLists;
-use tidemill::kernels::cosine::{Params, Transposed, neighbors};
+use tidemill::kernels::cosine::{Params, Ranked, neighbors};
 use tidemill::types::ItemIdx;
 
 use crate::log::{CATALOGUES, Log, on_one_thread};
@@ -31,11 +31,10 @@ pub(crate) fn assert_equal() {
     assert_eq!(on_one_thread(|| by_kernel(&log)), by_maps(&log));
 }
 
-/// From histories to lists, the transpose included.
+/// From histories to lists, their sorting included.
 pub(crate) fn by_kernel(log: &Log) -> NeighborLists {
-    let interactions = log.interactions();
-    let transposed = Transposed::new(&interactions).expect("counts do not overflow");
-    neighbors(0..log.n_items, &interactions, &transposed, &PARAMS)
+    let ranked = Ranked::new(&log.interactions()).expect("counts do not overflow");
+    neighbors(0..log.n_items, &ranked, &PARAMS)
 }
 
 fn by_maps(log: &Log) -> NeighborLists {

@@ -51,8 +51,6 @@ pub use neighbor_lists::{NeighborLists, Neighbors};
 #[cfg(test)]
 mod combine_tests;
 #[cfg(test)]
-mod cosine_tests;
-#[cfg(test)]
 mod histories_tests;
 #[cfg(test)]
 mod reference;

@@ -311,6 +311,23 @@ pub fn scaled_sum(mut sum: [f32; LANES], scale: f32, row: &[f32; LANES]) -> [f32
     sum
 }
 
+/// Asks for the cache line of one element of a slice, which will be read soon; no element, no effect.
+///
+/// For reads at places that no hardware guesses, a few places ahead of the work.
+#[inline(always)]
+pub fn prefetch<T>(slice: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(element) = slice.get(at) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        #[expect(unsafe_code, reason = "a prefetch reads nothing, and the element is there")]
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (slice, at);
+}
+
 #[cfg(test)]
 mod tests {
     #[cfg(target_arch = "x86_64")]

@@ -26,7 +26,8 @@ pub struct MemoryEstimate {
     pub histories_bytes: u64,
     /// Histories and files being encoded.
     pub popularity_bytes: u64,
-    /// Histories, the gathered copy of those of all processes, its transpose and the neighbor lists.
+    /// Histories, the gathered copy of those of all processes, the same sorted by item and by user, and
+    /// the neighbor lists.
     pub item_neighbors_bytes: u64,
     /// Histories, the neighbor lists and files being encoded.
     pub write_neighbors_bytes: u64,
@@ -166,9 +167,9 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
         held + sums + apart + rows * row_bytes / 4 + threads * shard_rows.min(rows) * 100;
     let popularity_bytes = held + threads * TABLE_ROWS * 64;
     let neighbors = plan.spec.item_neighbors.as_ref();
-    let (gathered, listed) = neighbors.map_or((0, 0), |of| neighbor_sizes(of, all, alone));
+    let (gathered, listed) = neighbors.map_or((0, 0), |of| neighbor_sizes(of, all, cluster));
     let of_neighbors = |bytes: u64| if neighbors.is_some() { bytes } else { 0 };
-    let lists = 12 * listed + shared(14 * listed) + threads * 4 * items;
+    let lists = 12 * listed + shared(14 * listed);
     let item_neighbors_bytes = of_neighbors(held + gathered + lists);
     let held = held + 12 * listed;
     let write_neighbors_bytes = of_neighbors(held + 8 * listed + threads * TABLE_ROWS * 64);
@@ -210,17 +211,20 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
     MemoryEstimate { peak_bytes, ..estimate }
 }
 
-/// Bytes of the histories of all processes, coded and decoded, by user and by item; and the number of
-/// entries of all lists, at most.
-fn neighbor_sizes(section: &ItemNeighbors, all: Sizes, alone: bool) -> (u64, u64) {
-    let (pair, coded) = match section.weights {
-        HistoryWeights::Binary => (8, 3),
-        HistoryWeights::Affinity => (24, 7),
+/// Bytes of the histories of all processes, coded and decoded, sorted by user and by item, and of the
+/// accumulators of all threads; and the number of entries of all lists, at most.
+fn neighbor_sizes(section: &ItemNeighbors, all: Sizes, cluster: Cluster) -> (u64, u64) {
+    // Codes are narrower in small catalogs, and what was gathered is let go before lists are made.
+    let (pair, coded, cell) = match section.weights {
+        HistoryWeights::Binary => (12, 3, 5),
+        HistoryWeights::Affinity => (36, 7, 16),
     };
-    let coded = if alone { 0 } else { coded * all.pairs + 9 * all.users };
+    let coded = if cluster.processes == 1 { 0 } else { coded * all.pairs + 9 * all.users };
+    let numbers = 56 * all.items + 20 * all.users;
+    let cells = cluster.threads as u64 * cell * all.items.max(1 << 16);
     let most = all.pairs.saturating_mul(20);
     let listed = (all.items * section.n_neighbors as u64).min(most);
-    (pair * all.pairs + coded, listed)
+    (pair * all.pairs + coded + numbers + cells, listed)
 }
 
 /// Rows of a part that is encoded at once.

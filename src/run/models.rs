@@ -8,7 +8,7 @@ use super::prepare::Prepared;
 use super::{Refused, Worker};
 use crate::job::spec::{Counted, HistoryWeights, ItemNeighbors, Spec};
 use crate::kernels::codec::{decode_histories, encode_histories};
-use crate::kernels::cosine::{self, Interactions, Transposed};
+use crate::kernels::cosine::{self, Interactions, Ranked};
 use crate::kernels::debias::{self, DebiasWeights};
 use crate::kernels::item_totals::{ItemSum, sum_of};
 use crate::kernels::{KernelError, NeighborLists, popularity};
@@ -136,6 +136,19 @@ fn too_large(prepared: &Prepared, error: KernelError) -> anyhow::Error {
     ))
 }
 
+/// The pairs of all processes, sorted for counting; what was gathered is let go.
+fn ranked(worker: &mut Worker<'_>, prepared: &Prepared, weighted: bool) -> Result<Ranked> {
+    let all = gather(worker, prepared, weighted);
+    let interactions = Interactions {
+        offsets: &all.offsets,
+        items: &all.items,
+        affinities: all.affinities.as_deref(),
+        n_items: prepared.item_ids.len(),
+    };
+    let ranked = worker.pool.install(|| Ranked::new(&interactions));
+    ranked.map_err(|error| too_large(prepared, error))
+}
+
 /// Rows computed between two steps of the progress bar.
 const ROWS_PER_STEP: usize = 4_096;
 
@@ -148,15 +161,8 @@ pub(super) fn neighbors(
     section: &ItemNeighbors,
 ) -> Result<NeighborLists> {
     let weighted = section.weights == HistoryWeights::Affinity;
-    let all = gather(worker, prepared, weighted);
-    let n_items = prepared.item_ids.len();
-    let interactions = Interactions {
-        offsets: &all.offsets,
-        items: &all.items,
-        affinities: all.affinities.as_deref(),
-        n_items,
-    };
-    let transposed = Transposed::new(&interactions).map_err(|error| too_large(prepared, error))?;
+    let ranked = ranked(worker, prepared, weighted)?;
+    let n_items = ranked.n_items();
     let params = cosine::Params {
         n_neighbors: section.n_neighbors,
         shrinkage: section.shrinkage,
@@ -169,9 +175,7 @@ pub(super) fn neighbors(
     for from in (start..end).step_by(ROWS_PER_STEP) {
         let rows = from..end.min(from + ROWS_PER_STEP);
         let n_rows = rows.len() as u64;
-        mine.append(
-            worker.pool.install(|| cosine::neighbors(rows, &interactions, &transposed, &params)),
-        );
+        mine.append(worker.pool.install(|| cosine::neighbors(rows, &ranked, &params)));
         worker.job.observer.advance(n_rows);
     }
     if peers == 1 {

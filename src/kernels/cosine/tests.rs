@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::kernels::cosine::{Interactions, Params, Transposed, neighbors};
+use super::{Interactions, Params, Ranked, neighbors};
 use crate::kernels::neighbor_scores::{Filter, History, Scratch, neighbor_scores};
 use crate::kernels::{CandidateLists, KernelError, NeighborLists, reference};
 use crate::types::ItemIdx;
@@ -44,27 +44,39 @@ impl Log {
 
 fn all_neighbors(log: &Log, params: &Params) -> NeighborLists {
     let interactions = log.view();
-    let transposed = Transposed::new(&interactions).unwrap();
-    neighbors(0..log.n_items, &interactions, &transposed, params)
+    let ranked = Ranked::new(&interactions).unwrap();
+    neighbors(0..log.n_items, &ranked, params)
 }
 
 fn on_threads<T: Send>(n_threads: usize, work: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap().install(work)
 }
 
-/// Small catalogues take the scanning way, large ones the touched list.
+/// In small catalogues all cells are scanned, in others those of short rows are walked. Histories are
+/// repeated in some, so that a byte does not hold all counts.
 fn logs() -> impl Strategy<Value = Log> {
-    let catalogue = prop_oneof![1usize..30, 300usize..400];
-    (catalogue, any::<bool>()).prop_flat_map(|(n_items, weighted)| {
+    let catalogue = prop_oneof![1usize..30, 300usize..600];
+    let repeats = prop_oneof![4 => Just(1usize), 1 => Just(40)];
+    (catalogue, repeats, any::<bool>()).prop_flat_map(|(n_items, repeats, weighted)| {
         let item = 0..(n_items as u32).min(40);
         let history = prop::collection::btree_map(item, 1i64..200_000, 0..12);
         let histories = prop::collection::vec(history, 1..25);
         histories.prop_map(move |histories| {
             let histories: Vec<Vec<_>> =
                 histories.into_iter().map(|history| history.into_iter().collect()).collect();
+            let n_users = repeats * histories.len();
+            let histories: Vec<_> = histories.into_iter().cycle().take(n_users).collect();
             Log::new(&histories, weighted, n_items)
         })
     })
+}
+
+/// The same log in a catalogue of many more items, which keep their order.
+fn spread_out(log: &Log, n_items: usize) -> (Log, Vec<ItemIdx>) {
+    let step = n_items / log.n_items;
+    let items: Vec<_> = (0..log.n_items).map(|item| ItemIdx((item * step) as u32)).collect();
+    let renamed = log.items.iter().map(|item| items[item.index()]).collect();
+    (Log { items: renamed, n_items, ..log.clone() }, items)
 }
 
 fn params() -> impl Strategy<Value = Params> {
@@ -114,8 +126,51 @@ fn squares_that_could_overflow_are_refused() {
     let fits = Log::new(&[vec![(0, large - 1), (1, large - 1)]], true, 2);
     assert_eq!(all_neighbors(&fits, &PLAIN).of(0).scores, [1.0]);
     let too_large = Log::new(&[vec![(0, 1), (1, large)]], true, 2);
-    let error = Transposed::new(&too_large.view()).unwrap_err();
+    let error = Ranked::new(&too_large.view()).unwrap_err();
     assert_eq!(error, KernelError::SquaredAffinities { item: ItemIdx(1) });
+}
+
+/// Counts of more than two bytes, next to counts of one.
+#[test]
+fn very_many_users() {
+    let rare = vec![vec![(0, 3), (2, 5)], vec![(1, 1), (2, 1), (3, 1)], vec![(0, 1), (3, 1)]];
+    for (n_users, weighted) in [(300, false), (70_000, false), (70_000, true)] {
+        let mut users = vec![vec![(0, 1), (1, 2)]; n_users];
+        users.extend_from_slice(&rare);
+        let log = Log::new(&users, weighted, 4);
+        let expected = reference::neighbors(&log.view(), &PLAIN);
+        assert_eq!(all_neighbors(&log, &PLAIN), expected);
+        assert_eq!(expected.of(0).supports[0] as usize, n_users);
+        let (wide, items) = spread_out(&log, 70_000);
+        assert_equal_lists(&all_neighbors(&wide, &PLAIN), &expected, &items);
+    }
+}
+
+/// The lists of a log that was spread out are those of the log.
+fn assert_equal_lists(wide: &NeighborLists, lists: &NeighborLists, items: &[ItemIdx]) {
+    assert_eq!(wide.n_neighbors(), lists.n_neighbors());
+    for (row, &item) in items.iter().enumerate() {
+        let (found, expected) = (wide.of(item.index()), lists.of(row));
+        let renamed: Vec<_> = expected.items.iter().map(|item| items[item.index()]).collect();
+        assert_eq!(found.items, renamed);
+        assert_eq!(found.scores, expected.scores);
+        assert_eq!(found.supports, expected.supports);
+    }
+}
+
+#[test]
+fn pairs_are_numbered_by_support_and_by_length() {
+    // Supports: item 0 has 1 user, item 1 has 3, item 2 has 2, item 3 has none.
+    let users = [vec![(1, 1)], vec![(0, 1), (1, 1), (2, 1)], vec![(1, 1), (2, 1)]];
+    let ranked = Ranked::new(&Log::new(&users, false, 4).view()).unwrap();
+    assert_eq!(ranked.items, [3, 0, 2, 1].map(ItemIdx));
+    assert_eq!(ranked.codes, [1, 3, 2, 0]);
+    assert_eq!(ranked.users.entries, [0, 0, 1, 0, 1, 2]);
+    assert_eq!(ranked.classes, [(0.0, 0), (1.0, 1), (2f64.sqrt(), 2), (3f64.sqrt(), 3)]);
+    assert_eq!((ranked.support(ItemIdx(1)), ranked.support(ItemIdx(3))), (3, 0));
+    let weighted = Ranked::new(&Log::new(&[vec![(0, 3), (1, 2)]], true, 2).view()).unwrap();
+    assert_eq!(weighted.items, [1, 0].map(ItemIdx));
+    assert_eq!(weighted.users.affinities, Some(vec![2, 3]));
 }
 
 #[test]
@@ -127,7 +182,7 @@ fn no_users_and_no_items() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn neighbors_equal_the_slow_twin(log in logs(), params in params()) {
@@ -135,14 +190,21 @@ proptest! {
     }
 
     #[test]
+    fn a_large_catalogue_has_the_same_lists(log in logs(), params in params()) {
+        let (wide, items) = spread_out(&log, 70_000);
+        let expected = reference::neighbors(&log.view(), &params);
+        assert_equal_lists(&all_neighbors(&wide, &params), &expected, &items);
+    }
+
+    #[test]
     fn threads_and_ranges_do_not_matter(log in logs(), params in params(), cut in 0f64..1.0) {
         let one = on_threads(1, || all_neighbors(&log, &params));
         let three = on_threads(3, || all_neighbors(&log, &params));
         let interactions = log.view();
-        let transposed = Transposed::new(&interactions).unwrap();
+        let ranked = Ranked::new(&interactions).unwrap();
         let cut = (cut * log.n_items as f64) as usize;
-        let mut parts = neighbors(0..cut, &interactions, &transposed, &params);
-        parts.append(neighbors(cut..log.n_items, &interactions, &transposed, &params));
+        let mut parts = neighbors(0..cut, &ranked, &params);
+        parts.append(neighbors(cut..log.n_items, &ranked, &params));
         prop_assert_eq!(&three, &one);
         prop_assert_eq!(&parts, &one);
     }
