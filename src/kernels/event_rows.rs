@@ -3,7 +3,7 @@
 mod packed;
 mod users;
 
-use crate::kernels::simd::{Kernel, dispatch};
+use crate::kernels::simd::{Kernel, Simd, dispatch};
 use crate::types::Ids;
 pub use packed::{Column, Packed, PackedUsers, with_items};
 pub use users::{BlockIds, RowUsers};
@@ -183,7 +183,7 @@ impl<T: Number> Kernel for Range<'_, T> {
     type Output = (u64, u64);
 
     #[inline(always)]
-    fn run(self) -> (u64, u64) {
+    fn run<S: Simd>(self, _simd: S) -> (u64, u64) {
         let (mut low, mut high) = (u64::MAX, 0);
         for value in self.0 {
             low = low.min(value.as_u64());

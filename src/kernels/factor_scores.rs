@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::simd::{LANES, Simd, SimdKernel, dispatch_simd};
+use super::simd::{Kernel, LANES, Simd, dispatch};
 use super::top_k::Shortlist;
 use crate::types::ItemIdx;
 
@@ -130,7 +130,7 @@ pub fn best(
     shortlists.resize_with(n_users, Shortlist::default);
     shortlists.iter_mut().for_each(|list| list.reset(n));
     if n > 0 {
-        dispatch_simd(Block { packed, users, shortlists, groups, marks });
+        dispatch(Block { packed, users, shortlists, groups, marks });
     }
     shortlists.iter_mut().map(|list| list.best().to_vec()).collect()
 }
@@ -145,7 +145,7 @@ struct Block<'a> {
     marks: &'a mut Vec<u16>,
 }
 
-impl SimdKernel for Block<'_> {
+impl Kernel for Block<'_> {
     type Output = ();
 
     /// 12 users × 32 items are 24 registers of AVX-512, 6 users × 16 items are 12 of AVX2.

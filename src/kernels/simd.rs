@@ -1,6 +1,6 @@
 //! The widest instructions of this machine, chosen while running: one binary is fast everywhere.
 //!
-//! A hot loop is plain Rust over fixed groups of lanes, so its sums have the same shape whatever the
+//! A hot loop works on fixed groups of lanes, so its sums have the same shape whatever the
 //! instructions; `mul_add` is exact with or without an instruction for it. So the instruction set
 //! changes the time and not the bytes. This module and those below it are the only ones of the
 //! kernels with `unsafe`.
@@ -16,33 +16,6 @@ pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
 pub use plain::Plain;
-
-/// A hot loop with its arguments.
-///
-/// `run` and everything it calls in its loop must be `#[inline(always)]`, or it is compiled without
-/// the instructions that [`dispatch`] chose.
-pub trait Kernel {
-    /// What the loop returns.
-    type Output;
-
-    /// Runs the loop.
-    fn run(self) -> Self::Output;
-}
-
-/// Runs `kernel` with AVX-512 or AVX2 where the machine has them, else as the target is compiled
-/// (which has such instructions on ARM64).
-#[inline]
-pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    #[cfg(target_arch = "x86_64")]
-    match level() {
-        #[expect(unsafe_code, reason = "the level says that all its features were detected")]
-        Level::Avx512 => return unsafe { with_avx512(kernel) },
-        #[expect(unsafe_code, reason = "the level says that all its features were detected")]
-        Level::Avx2 => return unsafe { with_avx2(kernel) },
-        Level::Plain => {}
-    }
-    kernel.run()
-}
 
 /// The instructions that [`dispatch`] chooses on this machine.
 pub fn chosen() -> &'static str {
@@ -101,18 +74,6 @@ pub(crate) fn at_each_level<T>(run: impl Fn() -> T) -> Vec<T> {
     tests::at_each_level(run)
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-fn with_avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn with_avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
-}
-
 /// The lanes of one level of instructions. Whatever the level, the bits are the same.
 ///
 /// A value of a level proves that the machine has it, so the methods are safe.
@@ -166,8 +127,11 @@ pub trait Simd: Copy {
     fn prefetch(self, row: &[f32; LANES]);
 }
 
-/// A hot loop in explicit lanes. All it calls in its loop must be `#[inline(always)]`.
-pub trait SimdKernel {
+/// A hot loop with its arguments.
+///
+/// `run` and everything it calls in its loop must be `#[inline(always)]`, or it is compiled without
+/// the instructions that [`dispatch`] chose; so are closures, unless what they call needs none.
+pub trait Kernel {
     /// What the loop returns.
     type Output;
 
@@ -175,9 +139,10 @@ pub trait SimdKernel {
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// Runs `kernel` at the highest level of this machine.
+/// Runs `kernel` with AVX-512 or AVX2 where the machine has them, else as the target is compiled
+/// (which has such instructions on ARM64).
 #[inline]
-pub fn dispatch_simd<K: SimdKernel>(kernel: K) -> K::Output {
+pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     match level() {
         #[expect(unsafe_code, reason = "the level says that all its features were detected")]
@@ -191,13 +156,13 @@ pub fn dispatch_simd<K: SimdKernel>(kernel: K) -> K::Output {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-fn in_avx512<K: SimdKernel>(kernel: K) -> K::Output {
+fn in_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn in_avx2<K: SimdKernel>(kernel: K) -> K::Output {
+fn in_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
 
@@ -232,7 +197,7 @@ unsafe fn fold_8(eight: std::arch::x86_64::__m256) -> f32 {
 /// # Panics
 /// If the lengths differ or are no multiple of [`LANES`].
 #[inline(always)]
-pub fn dot_in<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+pub fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
     let (b, b_rest) = b.as_chunks::<LANES>();
     assert!(a.len() == b.len() && a_rest.is_empty() && b_rest.is_empty(), "padded rows");
@@ -248,7 +213,7 @@ pub fn dot_in<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
 /// # Panics
 /// If the lengths differ or are no multiple of [`LANES`].
 #[inline(always)]
-pub fn add_scaled_in<S: Simd>(simd: S, out: &mut [f32], scale: f32, row: &[f32]) {
+pub fn add_scaled<S: Simd>(simd: S, out: &mut [f32], scale: f32, row: &[f32]) {
     let (out, out_rest) = out.as_chunks_mut::<LANES>();
     let (row, row_rest) = row.as_chunks::<LANES>();
     assert!(out.len() == row.len() && out_rest.is_empty() && row_rest.is_empty(), "padded rows");
@@ -261,54 +226,12 @@ pub fn add_scaled_in<S: Simd>(simd: S, out: &mut [f32], scale: f32, row: &[f32])
 /// Lanes of a sum: rows of factors are padded with zeros to a multiple of it.
 pub const LANES: usize = 16;
 
-/// Σ a·b in [`LANES`] chains of fused multiply-adds, folded in halves.
-///
-/// # Panics
-/// If the lengths differ or are no multiple of [`LANES`].
-#[inline(always)]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
-    assert!(a.len() == b.len() && a_rest.is_empty() && b_rest.is_empty(), "padded rows");
-    let mut lanes = [0.0f32; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            lanes[lane] = a[lane].mul_add(b[lane], lanes[lane]);
-        }
-    }
-    fold(lanes)
-}
-
 /// The sum of all lanes: halves on top of each other until one is left.
 #[inline(always)]
 pub fn fold(lanes: [f32; LANES]) -> f32 {
     let eight: [f32; 8] = std::array::from_fn(|lane| lanes[lane] + lanes[lane + 8]);
     let four: [f32; 4] = std::array::from_fn(|lane| eight[lane] + eight[lane + 4]);
     (four[0] + four[2]) + (four[1] + four[3])
-}
-
-/// `out += scale · row`, one fused multiply-add per element.
-///
-/// # Panics
-/// If the lengths differ or are no multiple of [`LANES`].
-#[inline(always)]
-pub fn add_scaled(out: &mut [f32], scale: f32, row: &[f32]) {
-    let (out, out_rest) = out.as_chunks_mut::<LANES>();
-    let (row, row_rest) = row.as_chunks::<LANES>();
-    assert!(out.len() == row.len() && out_rest.is_empty() && row_rest.is_empty(), "padded rows");
-    for (out, row) in out.iter_mut().zip(row) {
-        *out = scaled_sum(*out, scale, row);
-    }
-}
-
-/// `sum + scale · row`. By value, so that nothing can overlap and the lanes stay in registers.
-#[inline(always)]
-pub fn scaled_sum(mut sum: [f32; LANES], scale: f32, row: &[f32; LANES]) -> [f32; LANES] {
-    let row = *row;
-    for lane in 0..LANES {
-        sum[lane] = scale.mul_add(row[lane], sum[lane]);
-    }
-    sum
 }
 
 /// Asks for the cache line of one element of a slice, which will be read soon; no element, no effect.
@@ -362,17 +285,17 @@ mod tests {
         type Output = (f32, Vec<f32>);
 
         #[inline(always)]
-        fn run(self) -> (f32, Vec<f32>) {
+        fn run<S: Simd>(self, simd: S) -> (f32, Vec<f32>) {
             let mut sum = self.0.to_vec();
-            add_scaled(&mut sum, 0.3, self.1);
-            (dot(self.0, self.1), sum)
+            add_scaled(simd, &mut sum, 0.3, self.1);
+            (dot(simd, self.0, self.1), sum)
         }
     }
 
     /// Every operation of lanes on these rows.
     struct Each([[f32; LANES]; LANES]);
 
-    impl SimdKernel for Each {
+    impl Kernel for Each {
         type Output = (Vec<[f32; LANES]>, Vec<[f32; LANES]>, Vec<u32>);
 
         #[inline(always)]
@@ -407,7 +330,7 @@ mod tests {
         ) {
             let (a, b): (Vec<f32>, Vec<f32>) = pairs.into_iter().unzip();
             let (dot, sum) = dispatch(Both(&a, &b));
-            let (plain_dot, plain_sum) = Both(&a, &b).run();
+            let (plain_dot, plain_sum) = Both(&a, &b).run(Plain);
             prop_assert_eq!(dot.to_bits(), plain_dot.to_bits());
             prop_assert_eq!(&sum, &plain_sum);
             let exact: f64 = a.iter().zip(&b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
@@ -419,7 +342,7 @@ mod tests {
             rows in prop::array::uniform16(prop::array::uniform16(-3i8..4))
         ) {
             let rows = rows.map(|row| row.map(|value| f32::from(value) / 4.0));
-            let found = super::at_each_level(|| dispatch_simd(Each(rows)));
+            let found = super::at_each_level(|| dispatch(Each(rows)));
             for other in &found[1..] {
                 prop_assert_eq!(other, &found[0]);
             }

@@ -4,7 +4,7 @@ use super::pairs::{Fixed, Pairs};
 use super::rows::{Scratch, System, factor};
 use super::triangle::{Sides, add_sides, load_sides, solve_many};
 use super::users::{Params, Users, input};
-use crate::kernels::simd::{LANES, Simd, SimdKernel, dispatch_simd};
+use crate::kernels::simd::{Kernel, LANES, Simd, dispatch};
 use crate::types::ItemIdx;
 
 /// For each recommended item the history item that contributes most to its score, ties to the lower
@@ -21,7 +21,7 @@ pub fn explain(
     system: System<'_>,
     params: Params<'_>,
 ) -> Vec<Option<ItemIdx>> {
-    dispatch_simd(Explain { user, recommended, users, system, params })
+    dispatch(Explain { user, recommended, users, system, params })
 }
 
 struct Explain<'a> {
@@ -32,7 +32,7 @@ struct Explain<'a> {
     params: Params<'a>,
 }
 
-impl SimdKernel for Explain<'_> {
+impl Kernel for Explain<'_> {
     type Output = Because;
 
     #[inline(always)]
@@ -42,7 +42,7 @@ impl SimdKernel for Explain<'_> {
         let input = input(users.of(user), params);
         let mut rhs = vec![0.0; system.fixed.stride];
         let mut because = Vec::with_capacity(recommended.len());
-        if let Some(triangle) = factor(&input, system, &mut scratch, &mut rhs)
+        if let Some(triangle) = factor(simd, &input, system, &mut scratch, &mut rhs)
             && !input.pairs.rows.is_empty()
         {
             let terms = Terms { pairs: input.pairs, fixed: system.fixed };

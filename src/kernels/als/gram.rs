@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::stride;
-use crate::kernels::simd::{Kernel, LANES, add_scaled, dispatch};
+use crate::kernels::simd::{Kernel, LANES, Simd, add_scaled, dispatch};
 
 /// Rows that are summed up in f32 before they are added to an f64.
 const CHUNK_ROWS: usize = 256;
@@ -45,13 +45,13 @@ impl Kernel for Chunk<'_> {
 
     /// Lower triangle by whole groups of lanes, then its mirror image.
     #[inline(always)]
-    fn run(self) -> Vec<f32> {
+    fn run<S: Simd>(self, simd: S) -> Vec<f32> {
         let Self { rows, n_factors, stride } = self;
         let mut sum = vec![0.0f32; n_factors * stride];
         for row in rows.chunks_exact(stride) {
             for a in 0..n_factors {
                 let width = (a / LANES + 1) * LANES;
-                add_scaled(&mut sum[a * stride..a * stride + width], row[a], &row[..width]);
+                add_scaled(simd, &mut sum[a * stride..a * stride + width], row[a], &row[..width]);
             }
         }
         for a in 0..n_factors {

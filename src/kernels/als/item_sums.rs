@@ -12,7 +12,7 @@ use super::tiles::{ITEMS_PER_TILE, RangeSums, ShardTiles, tiles};
 use super::tree::TreeSum;
 use super::triangle;
 use super::users::Users;
-use crate::kernels::simd::{Simd, SimdKernel, dispatch_simd};
+use crate::kernels::simd::{Kernel, Simd, dispatch};
 
 /// Items handled by one task, and so the range of a tile.
 pub const ITEMS_PER_TASK: usize = ITEMS_PER_TILE;
@@ -221,7 +221,7 @@ pub fn sums(request: Request<'_>, items: Range<usize>, shards: Range<u32>, v: &[
         let first = task * ITEMS_PER_TASK;
         let v = if v.is_empty() { v } else { &v[first * stride..][..present.len() * stride] };
         let (first, places) = (items.start + first, places.clone());
-        dispatch_simd(Task { request, first, places, v, values, present, width });
+        dispatch(Task { request, first, places, v, values, present, width });
     });
     sums
 }
@@ -237,7 +237,7 @@ struct Task<'a> {
     width: usize,
 }
 
-impl SimdKernel for Task<'_> {
+impl Kernel for Task<'_> {
     type Output = ();
 
     #[inline(always)]

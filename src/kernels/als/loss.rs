@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::objective::pair;
 use super::rows::System;
 use super::users::{Params, Users, input};
-use crate::kernels::simd::{Simd, SimdKernel, dispatch_simd, dot_in};
+use crate::kernels::simd::{Kernel, Simd, dispatch, dot};
 
 /// What the users of one shard add to the loss, in f64.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -41,9 +41,7 @@ pub fn of_users(x: &[f32], users: Users<'_>, system: System<'_>, params: Params<
     let tasks: Vec<ShardLoss> = x
         .par_chunks(USERS_PER_TASK * system.fixed.stride)
         .enumerate()
-        .map(|(task, x)| {
-            dispatch_simd(Task { x, first: task * USERS_PER_TASK, users, system, params })
-        })
+        .map(|(task, x)| dispatch(Task { x, first: task * USERS_PER_TASK, users, system, params }))
         .collect();
     tasks.into_iter().fold(ShardLoss::default(), ShardLoss::plus)
 }
@@ -56,7 +54,7 @@ struct Task<'a> {
     params: Params<'a>,
 }
 
-impl SimdKernel for Task<'_> {
+impl Kernel for Task<'_> {
     type Output = ShardLoss;
 
     #[inline(always)]
@@ -71,14 +69,14 @@ impl SimdKernel for Task<'_> {
             let input = input(users.of(first + at), params);
             for (&item, &confidence) in input.pairs.rows.iter().zip(input.pairs.confidences) {
                 let pair = pair(confidence, system.fixed.base);
-                let score = f64::from(dot_in(simd, system.fixed.row(item), x));
+                let score = f64::from(dot(simd, system.fixed.row(item), x));
                 let weight = unobserved + f64::from(pair.extra);
                 let target = f64::from(pair.target);
                 loss.observed += (weight * score - 2.0 * target) * score + target;
                 loss.squares += score * score;
                 loss.weight += weight;
             }
-            loss.regularization += f64::from(input.lambda) * f64::from(dot_in(simd, x, x));
+            loss.regularization += f64::from(input.lambda) * f64::from(dot(simd, x, x));
         }
         loss
     }

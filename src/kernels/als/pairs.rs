@@ -1,7 +1,7 @@
 //! The innermost loop of ALS: what a list of observed pairs adds to a sum.
 
 use super::objective::pair;
-use crate::kernels::simd::{LANES, Simd, add_scaled_in, dot_in};
+use crate::kernels::simd::{LANES, Simd, add_scaled, dot};
 use crate::types::ItemIdx;
 
 /// A row of the fixed side: an item, or a user of this process.
@@ -113,8 +113,8 @@ impl<R: Row, const RESIDUAL: bool> AddPairs<'_, R, RESIDUAL> {
     fn in_memory<S: Simd>(self, simd: S, sum: &mut [f32], v: &[f32]) {
         for (&row, &confidence) in self.pairs.rows.iter().zip(self.pairs.confidences) {
             let row = self.fixed.row(row);
-            let weight = weight::<RESIDUAL>(confidence, self.fixed.base, dot_in(simd, row, v));
-            add_scaled_in(simd, sum, weight, row);
+            let weight = weight::<RESIDUAL>(confidence, self.fixed.base, dot(simd, row, v));
+            add_scaled(simd, sum, weight, row);
         }
     }
 

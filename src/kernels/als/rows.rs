@@ -5,9 +5,7 @@ use rayon::prelude::*;
 use super::item_sums::Sums;
 use super::pairs::{Fixed, Pairs, Row, add_product, add_residual};
 use super::triangle;
-use crate::kernels::simd::{
-    Kernel, LANES, Simd, SimdKernel, add_scaled_in, dispatch, dispatch_simd, dot_in,
-};
+use crate::kernels::simd::{Kernel, LANES, Simd, add_scaled, dispatch, dot};
 
 /// What all rows of one side share: the other side, held fixed, and its Gram matrix.
 #[derive(Clone, Copy, Debug)]
@@ -142,7 +140,7 @@ impl CgRow<'_> {
             *residual -= product;
         }
         self.direction.copy_from_slice(self.residual);
-        Standing { squared: dot_in(simd, self.residual, self.residual), stopped: false }
+        Standing { squared: dot(simd, self.residual, self.residual), stopped: false }
     }
 
     /// `sum` is the observed part of A·p, `product` room for A·p.
@@ -161,15 +159,15 @@ impl CgRow<'_> {
         }
         unobserved_product(simd, product, system, lambda, self.direction);
         product.iter_mut().zip(sum).for_each(|(product, sum)| *product += sum);
-        let curvature = dot_in(simd, self.direction, product);
+        let curvature = dot(simd, self.direction, product);
         if curvature.is_nan() || curvature <= 0.0 {
             standing.stopped = true;
             return;
         }
         let length = standing.squared / curvature;
-        add_scaled_in(simd, self.x, length, self.direction);
-        add_scaled_in(simd, self.residual, -length, product);
-        let squared = dot_in(simd, self.residual, self.residual);
+        add_scaled(simd, self.x, length, self.direction);
+        add_scaled(simd, self.residual, -length, product);
+        let squared = dot(simd, self.residual, self.residual);
         let ratio = squared / standing.squared;
         for (direction, &residual) in self.direction.iter_mut().zip(self.residual.iter()) {
             *direction = ratio.mul_add(*direction, residual);
@@ -233,7 +231,8 @@ pub(super) fn descend<S: Simd, R: Row>(
 
 /// The exact solution of one row whose pairs are at hand; false where A is not positive definite.
 #[inline(always)]
-pub(super) fn solve<R: Row>(
+pub(super) fn solve<S: Simd, R: Row>(
+    simd: S,
     x: &mut [f32],
     input: &RowInput<'_, R>,
     system: System<'_>,
@@ -243,7 +242,7 @@ pub(super) fn solve<R: Row>(
     if input.pairs.rows.is_empty() {
         return true;
     }
-    let triangle = factor(input, system, scratch, x);
+    let triangle = factor(simd, input, system, scratch, x);
     if let Some(triangle) = triangle {
         triangle::solve(triangle, system.fixed.n_factors, x);
     }
@@ -252,7 +251,8 @@ pub(super) fn solve<R: Row>(
 
 /// The Cholesky factor of one row's normal equations; the right-hand side is added to `rhs`.
 #[inline(always)]
-pub(super) fn factor<'s, R: Row>(
+pub(super) fn factor<'s, S: Simd, R: Row>(
+    simd: S,
     input: &RowInput<'_, R>,
     system: System<'_>,
     scratch: &'s mut Scratch,
@@ -262,7 +262,7 @@ pub(super) fn factor<'s, R: Row>(
     let matrix = &mut scratch.numbers[..triangle::len(n_factors)];
     matrix.fill(0.0);
     triangle::add_pairs(matrix, rhs, input.pairs, system.fixed);
-    triangle::add_matrix(matrix, system.gram, stride, system.unobserved, input.lambda);
+    triangle::add_matrix(simd, matrix, system.gram, stride, system.unobserved, input.lambda);
     triangle::factorize(matrix, n_factors).then_some(matrix)
 }
 
@@ -325,7 +325,7 @@ impl CgRows {
             let first = task * ROWS_PER_TASK;
             let lambdas = &lambdas[first..];
             let sums = sums.map(|sums| &sums[first * stride..]);
-            dispatch_simd(EachRow { x, residuals, directions, standings, sums, system, lambdas });
+            dispatch(EachRow { x, residuals, directions, standings, sums, system, lambdas });
         });
     }
 }
@@ -340,7 +340,7 @@ struct EachRow<'a> {
     lambdas: &'a [f32],
 }
 
-impl SimdKernel for EachRow<'_> {
+impl Kernel for EachRow<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -401,7 +401,7 @@ impl Kernel for SolveNormal<'_> {
     type Output = bool;
 
     #[inline(always)]
-    fn run(self) -> bool {
+    fn run<S: Simd>(self, simd: S) -> bool {
         let Fixed { n_factors, stride, .. } = self.system.fixed;
         let Some(lambda) = self.lambda else {
             self.x.fill(0.0);
@@ -409,7 +409,14 @@ impl Kernel for SolveNormal<'_> {
         };
         let (matrix, rhs) = self.sum.split_at_mut(triangle::len(n_factors));
         self.x.copy_from_slice(rhs);
-        triangle::add_matrix(matrix, self.system.gram, stride, self.system.unobserved, lambda);
+        triangle::add_matrix(
+            simd,
+            matrix,
+            self.system.gram,
+            stride,
+            self.system.unobserved,
+            lambda,
+        );
         let solvable = triangle::factorize(matrix, n_factors);
         if solvable {
             triangle::solve(matrix, n_factors, self.x);

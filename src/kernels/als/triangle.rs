@@ -10,9 +10,7 @@
 
 use super::objective::pair;
 use super::pairs::{Fixed, Pairs, Row};
-use crate::kernels::simd::{
-    LANES, Simd, SimdKernel, add_scaled, add_scaled_in, dispatch_simd, fold,
-};
+use crate::kernels::simd::{Kernel, LANES, Simd, add_scaled, dispatch, fold};
 
 /// Where row `a` starts.
 #[inline(always)]
@@ -109,7 +107,7 @@ pub(super) fn add_pairs<R: Row>(
     pairs: Pairs<'_, R>,
     fixed: Fixed<'_>,
 ) {
-    dispatch_simd(AddPairs { triangle, rhs, pairs, fixed });
+    dispatch(AddPairs { triangle, rhs, pairs, fixed });
 }
 
 struct AddPairs<'a, R> {
@@ -119,7 +117,7 @@ struct AddPairs<'a, R> {
     fixed: Fixed<'a>,
 }
 
-impl<R: Row> SimdKernel for AddPairs<'_, R> {
+impl<R: Row> Kernel for AddPairs<'_, R> {
     type Output = ();
 
     #[inline(always)]
@@ -142,7 +140,7 @@ impl<R: Row> AddPairs<'_, R> {
             let mut n = 0;
             for (&row, &confidence) in rows.iter().zip(confidences) {
                 let (row, pair) = (fixed.row(row), pair(confidence, fixed.base));
-                add_scaled_in(simd, rhs, pair.target, row);
+                add_scaled(simd, rhs, pair.target, row);
                 kept[n] = (pair.extra, row);
                 // A pair that weighs as much as an unobserved one adds zeros.
                 n += usize::from(pair.extra != 0.0);
@@ -156,7 +154,8 @@ impl<R: Row> AddPairs<'_, R> {
 
 /// Adds `scale · matrix + diagonal · I` to the triangle; `matrix` is `[n_factors, stride]`.
 #[inline(always)]
-pub(super) fn add_matrix(
+pub(super) fn add_matrix<S: Simd>(
+    simd: S,
     triangle: &mut [f32],
     matrix: &[f32],
     stride: usize,
@@ -165,7 +164,7 @@ pub(super) fn add_matrix(
 ) {
     for (a, row) in matrix.chunks_exact(stride).enumerate() {
         let (start, width) = (row_start(a), width(a));
-        add_scaled(&mut triangle[start..start + width], scale, &row[..width]);
+        add_scaled(simd, &mut triangle[start..start + width], scale, &row[..width]);
         triangle[start + a] += diagonal;
     }
 }
@@ -173,7 +172,7 @@ pub(super) fn add_matrix(
 /// Factors the triangle in place into R with Rᵀ·R equal to it; the diagonal holds 1 / R. Returns false
 /// where a pivot is not above 0, so that the matrix is not positive definite in f32.
 pub(super) fn factorize(triangle: &mut [f32], n_factors: usize) -> bool {
-    dispatch_simd(Factorize { triangle, n_factors })
+    dispatch(Factorize { triangle, n_factors })
 }
 
 struct Factorize<'a> {
@@ -181,7 +180,7 @@ struct Factorize<'a> {
     n_factors: usize,
 }
 
-impl SimdKernel for Factorize<'_> {
+impl Kernel for Factorize<'_> {
     type Output = bool;
 
     #[inline(always)]
@@ -256,7 +255,7 @@ fn factorize_rows<S: Simd>(simd: S, rows: &mut [f32], start: usize, size: usize)
         }
         row[start + last] = inverse;
         for (at, above) in above.chunks_exact_mut(width).enumerate() {
-            add_scaled_in(simd, above, -row[start + at], row);
+            add_scaled(simd, above, -row[start + at], row);
         }
     }
     true
@@ -480,7 +479,7 @@ mod tests {
         for (a, x) in x.iter_mut().enumerate() {
             x[0] = std::array::from_fn(|side| ((a * 7 + side * 3) % 5) as f32 - 2.0);
         }
-        dispatch_simd(Solve { triangle: &factored, x: &mut x });
+        dispatch(Solve { triangle: &factored, x: &mut x });
         let meaningful = |triangle: &[f32]| -> Vec<f32> {
             (0..n_factors).flat_map(|a| triangle[row_start(a)..][..a + 1].to_vec()).collect()
         };
@@ -493,7 +492,7 @@ mod tests {
         x: &'a mut [Sides<1>],
     }
 
-    impl SimdKernel for Solve<'_> {
+    impl Kernel for Solve<'_> {
         type Output = ();
 
         #[inline(always)]

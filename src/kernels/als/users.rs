@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::pairs::Pairs;
 use super::rows::{RowInput, Scratch, SolveError, System, check_finite, descend, solve};
 use super::{Objective, Solver};
-use crate::kernels::simd::{Simd, SimdKernel, dispatch_simd};
+use crate::kernels::simd::{Kernel, Simd, dispatch};
 use crate::types::{ItemIdx, ItemLists};
 
 /// Users of one shard: what they did, as confidences.
@@ -80,9 +80,7 @@ pub fn solve_users(
     assert_eq!(x.len(), users.len() * stride, "a row per user");
     let tasks = x.par_chunks_mut(USERS_PER_TASK * stride).enumerate();
     let stopped: Vec<Result<usize, SolveError>> = tasks
-        .map(|(task, x)| {
-            dispatch_simd(Task { x, first: task * USERS_PER_TASK, users, system, params })
-        })
+        .map(|(task, x)| dispatch(Task { x, first: task * USERS_PER_TASK, users, system, params }))
         .collect();
     let stopped = stopped.into_iter().sum::<Result<usize, SolveError>>()?;
     check_finite(x, stride)?;
@@ -97,7 +95,7 @@ struct Task<'a> {
     params: Params<'a>,
 }
 
-impl SimdKernel for Task<'_> {
+impl Kernel for Task<'_> {
     type Output = Result<usize, SolveError>;
 
     #[inline(always)]
@@ -118,7 +116,7 @@ impl SimdKernel for Task<'_> {
                 Solver::ConjugateGradient { steps } => {
                     stopped += usize::from(descend(simd, x, &input, system, steps, &mut scratch));
                 }
-                Solver::Cholesky if !solve(x, &input, system, &mut scratch) => {
+                Solver::Cholesky if !solve(simd, x, &input, system, &mut scratch) => {
                     return Err(SolveError::NotPositiveDefinite { row });
                 }
                 Solver::Cholesky => {}

@@ -5,7 +5,7 @@ use super::best::{Best, LIMITED, Row, bits};
 use super::parts::Parts;
 use super::ranked::{BLOCK, Code, Lists, Ranked};
 use crate::kernels::NeighborLists;
-use crate::kernels::simd::{Kernel, dispatch};
+use crate::kernels::simd::{Kernel, Simd, dispatch};
 
 /// A number of users.
 trait Count: Copy + Ord + Into<u32> {
@@ -121,7 +121,7 @@ impl Kernel for Flush<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _simd: S) {
         let Cells { bytes, cut, words } = self.0;
         for (word, byte) in words.iter_mut().zip(&mut bytes[*cut..]) {
             *word = word.wrapping_add(u32::from(*byte));
@@ -165,7 +165,7 @@ impl<T: Count> Kernel for Passing<'_, T> {
     type Output = u64;
 
     #[inline(always)]
-    fn run(self) -> u64 {
+    fn run<S: Simd>(self, _simd: S) -> u64 {
         let mut flags = [0u8; BLOCK];
         for (flag, cell) in flags.iter_mut().zip(self.cells) {
             *flag = u8::from(*cell >= self.least);

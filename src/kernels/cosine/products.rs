@@ -6,7 +6,7 @@ use super::counts::walks;
 use super::parts::Parts;
 use super::ranked::{BLOCK, Code, Lists};
 use crate::kernels::NeighborLists;
-use crate::kernels::simd::{Kernel, dispatch};
+use crate::kernels::simd::{Kernel, Simd, dispatch};
 
 /// The cell of weighted pairs; side by side, so that a pair costs one cache line.
 #[derive(Clone, Copy, Default)]
@@ -98,7 +98,7 @@ impl Kernel for Passing<'_> {
     type Output = u64;
 
     #[inline(always)]
-    fn run(self) -> u64 {
+    fn run<S: Simd>(self, _simd: S) -> u64 {
         let mut flags = [0u8; BLOCK];
         for (flag, cell) in flags.iter_mut().zip(self.cells) {
             *flag = u8::from(cell.dot >= self.least);
