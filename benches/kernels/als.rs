@@ -170,7 +170,7 @@ impl Model {
             Walk::Tiles => &self.tiles,
             Walk::ItemByItem => &self.lists,
         };
-        let request = Request { by_item: by_item, users, term: Term::Product };
+        let request = Request { by_item, users, term: Term::Product };
         let all = 0..self.items.len() / N_FACTORS;
         on_one_thread(|| sums(request, all, 0..1, &self.items)).values
     }
