@@ -97,8 +97,9 @@ impl Model {
             interactions.items.iter().map(|item| 1.0 + (item.0 % 5) as f32).collect();
         let of_users =
             Users { interactions: &interactions, confidences: &confidences, solved: None };
-        let [tiles, lists] = [Walk::Tiles, Walk::ItemByItem]
-            .map(|walk| on_one_thread(|| ByItem::new(&[(0, of_users)], n_items, walk)));
+        let [tiles, lists] = [Walk::Tiles, Walk::ItemByItem].map(|walk| {
+            on_one_thread(|| ByItem::new(&[(0, of_users)], n_items, walk, OBJECTIVE.base()))
+        });
         let (users, items) = (factors(n_users, 1), factors(n_items, 1 << 32));
         let gram_items = on_one_thread(|| rounded(&gram(&items, N_FACTORS)));
         Self { interactions, confidences, tiles, lists, users, items, gram_items }

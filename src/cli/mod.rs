@@ -8,7 +8,11 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 
 use crate::job::{self, Spec};
+use crate::kernels::simd::{self, Level};
 use crate::run::{PlanFlags, Refused};
+
+/// Names the highest set of instructions that kernels may use.
+const INSTRUCTIONS: &str = "TIDEMILL_INSTRUCTIONS";
 
 mod calibrate;
 mod check;
@@ -80,6 +84,7 @@ enum Command {
 /// What the command could not do; `run::exit_code` gives the code for it.
 pub fn dispatch(cli: &Cli) -> Result<u8> {
     start_logging(cli.verbose);
+    limit_instructions().inspect_err(telemetry::refused)?;
     let done = match &cli.command {
         // Tells by itself, and more.
         Command::Run(args) => return run::run(args),
@@ -96,6 +101,19 @@ pub fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Generate(args) => generate::run(args),
     };
     done.inspect_err(telemetry::refused).map(|()| 0)
+}
+
+/// Keeps to the instructions that TIDEMILL_INSTRUCTIONS names: slower, and the same bytes.
+fn limit_instructions() -> Result<()> {
+    let Ok(name) = std::env::var(INSTRUCTIONS) else { return Ok(()) };
+    match Level::ALL.into_iter().find(|level| level.name() == name) {
+        Some(level) => simd::limit(level),
+        None => {
+            let problem = anyhow!("{INSTRUCTIONS} is \"{name}\"; use plain, avx2 or avx512");
+            return Err(Refused::config(problem));
+        }
+    }
+    Ok(())
 }
 
 /// Logs go to stderr; results go to stdout.

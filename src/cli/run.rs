@@ -39,7 +39,10 @@ What happened is in runs/<date>/<run_id>/_report.json below the output, of a fai
 _failed/<run_id>.json. The environment says who else is told:
   TIDEMILL_PROMETHEUS_FILE, TIDEMILL_PROMETHEUS_PUSH_URL   metrics, see k8s/alerts
   OPENLINEAGE_URL, TIDEMILL_OPENLINEAGE_FILE               START, COMPLETE and FAIL events
-  TIDEMILL_TERMINATION_LOG    one line of JSON [default: /dev/termination-log, where it is]")]
+  TIDEMILL_TERMINATION_LOG    one line of JSON [default: /dev/termination-log, where it is]
+
+Loops use the widest instructions of the machine, which change no byte of what is published;
+TIDEMILL_INSTRUCTIONS=avx2 (or plain, avx512) keeps them to a set.")]
 pub(super) struct RunArgs {
     #[command(flatten)]
     spec: SpecArgs,

@@ -5,6 +5,8 @@
 //! changes the time and not the bytes. This module and those below it are the only ones of the
 //! kernels with `unsafe`.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -17,61 +19,86 @@ pub use avx2::Avx2;
 pub use avx512::Avx512;
 pub use plain::Plain;
 
-/// The instructions that [`dispatch`] chooses on this machine.
-pub fn chosen() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    match level() {
-        Level::Avx512 => return "x86_64 with AVX-512",
-        Level::Avx2 => return "x86_64 with AVX2 and FMA",
-        Level::Plain => {}
-    }
-    std::env::consts::ARCH
-}
-
-/// What a kernel is compiled for.
-#[cfg(target_arch = "x86_64")]
+/// A set of instructions that kernels are compiled for. The bits are the same at each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Level {
+pub enum Level {
+    /// What the target has anyway.
     Plain,
+    /// AVX2 and FMA.
     Avx2,
+    /// AVX-512 F, BW, DQ and VL.
     Avx512,
 }
 
-/// The level to be used: the highest of this machine.
-#[cfg(target_arch = "x86_64")]
+impl Level {
+    /// All of them, lowest first.
+    pub const ALL: [Self; 3] = [Self::Plain, Self::Avx2, Self::Avx512];
+
+    /// As [`limit`] is told of it on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+/// The highest level that may be used, as its place among [`Level::ALL`].
+static HIGHEST: AtomicUsize = AtomicUsize::new(Level::Avx512 as usize);
+
+/// Uses no instructions beyond `level` from now on, in the whole process.
+pub fn limit(level: Level) {
+    HIGHEST.store(level as usize, Ordering::Relaxed);
+}
+
+/// The instructions that [`dispatch`] chooses on this machine.
+pub fn chosen() -> &'static str {
+    match level() {
+        Level::Avx512 => "x86_64 with AVX-512",
+        Level::Avx2 => "x86_64 with AVX2 and FMA",
+        Level::Plain => std::env::consts::ARCH,
+    }
+}
+
+/// The level to be used: the highest of this machine within the limit.
 #[inline]
 fn level() -> Level {
+    let within = detected().min(Level::ALL[HIGHEST.load(Ordering::Relaxed)]);
     #[cfg(test)]
-    return detected().min(tests::MOST.get());
+    return within.min(tests::MOST.get());
     #[cfg(not(test))]
-    detected()
+    within
 }
 
 /// The highest level of this machine; the standard library remembers what it detected.
-#[cfg(target_arch = "x86_64")]
 #[inline]
 fn detected() -> Level {
-    use std::arch::is_x86_feature_detected as detected;
-    if !(detected!("avx2") && detected!("fma")) {
-        Level::Plain
-    } else if detected!("avx512f")
-        && detected!("avx512bw")
-        && detected!("avx512dq")
-        && detected!("avx512vl")
+    #[cfg(target_arch = "x86_64")]
     {
-        Level::Avx512
-    } else {
-        Level::Avx2
+        use std::arch::is_x86_feature_detected as detected;
+        let avx512 = detected!("avx512f")
+            && detected!("avx512bw")
+            && detected!("avx512dq")
+            && detected!("avx512vl");
+        if detected!("avx2") && detected!("fma") {
+            return if avx512 { Level::Avx512 } else { Level::Avx2 };
+        }
     }
+    Level::Plain
 }
 
 /// What `run` returns at each level of this machine; it has to stay on this thread.
 #[cfg(test)]
 pub(crate) fn at_each_level<T>(run: impl Fn() -> T) -> Vec<T> {
-    #[cfg(not(target_arch = "x86_64"))]
-    return vec![run()];
-    #[cfg(target_arch = "x86_64")]
-    tests::at_each_level(run)
+    let levels = Level::ALL.into_iter().filter(|&level| level <= detected());
+    let at = |level| {
+        tests::MOST.set(level);
+        let result = run();
+        tests::MOST.set(Level::Avx512);
+        result
+    };
+    levels.map(at).collect()
 }
 
 /// The lanes of one level of instructions. Whatever the level, the bits are the same.
@@ -104,6 +131,9 @@ pub trait Simd: Copy {
 
     /// [`fold`](Simd::fold) of each row, in the lane of its place.
     fn fold_each(self, rows: [Self::Lanes; LANES]) -> Self::Lanes;
+
+    /// [`fold`](Simd::fold) of four rows, in lanes 0, 4, 8 and 12.
+    fn fold_four(self, rows: [Self::Lanes; 4]) -> Self::Lanes;
 
     /// a · b.
     fn mul(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
@@ -253,30 +283,15 @@ pub fn prefetch<T>(slice: &[T], at: usize) {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_arch = "x86_64")]
     use std::cell::Cell;
 
     use proptest::prelude::*;
 
     use super::*;
 
-    #[cfg(target_arch = "x86_64")]
     thread_local! {
         /// The highest level that this thread may use.
         pub(super) static MOST: Cell<Level> = const { Cell::new(Level::Avx512) };
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn at_each_level<T>(run: impl Fn() -> T) -> Vec<T> {
-        let levels = [Level::Plain, Level::Avx2, Level::Avx512];
-        let levels = levels.into_iter().filter(|&level| level <= detected());
-        let at = |level| {
-            MOST.set(level);
-            let result = run();
-            MOST.set(Level::Avx512);
-            result
-        };
-        levels.map(at).collect()
     }
 
     struct Both<'a>(&'a [f32], &'a [f32]);
@@ -318,6 +333,10 @@ mod tests {
                 stored.iter_mut().zip(lanes).for_each(|(to, &lanes)| simd.store(lanes, to));
                 stored
             };
+            let four = stored(simd, &[simd.fold_four([rows[0], rows[1], rows[2], rows[3]])]);
+            let four = [0, 4, 8, 12].map(|lane| four[0][lane]);
+            let folded = stored(simd, &[mixed[4]]);
+            assert_eq!(four, folded[0][..4], "four rows or sixteen");
             let columns = stored(simd, &simd.transpose(rows));
             (stored(simd, &mixed), columns, vec![simd.at_least(a, b), simd.at_least(b, a)])
         }

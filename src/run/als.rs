@@ -4,6 +4,7 @@
 //! For the items, each process sums up what its users say, an owner adds the sums up in the shape of
 //! the tree over shards, and the new item factors are gathered.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -31,6 +32,9 @@ use crate::types::{Histories, Ids, ItemLists};
 
 /// Bytes of the sums of items that are held at once, of one kind.
 pub(super) const ITEM_SUMS_BYTES: u64 = 64 << 20;
+
+/// Gram matrices of shards that are held at once.
+const GRAMS_PER_WAVE: usize = 32;
 
 /// Checkpoints of a fit: `als-00005` is the one after the fifth iteration.
 const CHECKPOINT: &str = "als";
@@ -222,7 +226,7 @@ impl<'a> Fit<'a> {
             // Triangles of many items at once fit no cache.
             Solver::Cholesky => Walk::ItemByItem,
         };
-        let by_item = worker.pool.install(|| ByItem::new(&shards, n_items, walk));
+        let by_item = worker.pool.install(|| ByItem::new(&shards, n_items, walk, objective.base()));
         Ok(Self {
             prepared,
             objective,
@@ -347,10 +351,17 @@ impl<'a> Fit<'a> {
         let shards: Vec<_> = self.shards().map(|(shard, _, place)| (shard, place)).collect();
         for subtree in subtrees(worker) {
             let mut tree = TreeSum::new(width);
-            for (shard, place) in shards.iter().filter(|(shard, _)| subtree.contains(shard)) {
-                let of_shard =
-                    worker.pool.install(|| gram(&self.users[place.clone()], self.n_factors));
-                tree.leaf(*shard).copy_from_slice(&of_shard);
+            let of_subtree = shards.iter().filter(|(shard, _)| subtree.contains(shard));
+            let of_subtree: Vec<_> = of_subtree.collect();
+            for wave in of_subtree.chunks(GRAMS_PER_WAVE) {
+                let gram = |(_, place): &&(u32, Range<usize>)| {
+                    gram(&self.users[place.clone()], self.n_factors)
+                };
+                let grams: Vec<Vec<f64>> =
+                    worker.pool.install(|| wave.par_iter().map(gram).collect());
+                for ((shard, _), gram) in wave.iter().zip(grams) {
+                    tree.leaf(*shard).copy_from_slice(&gram);
+                }
             }
             let mut sum = vec![0.0; width];
             tree.finish(&mut sum);
@@ -422,15 +433,17 @@ impl<'a> Fit<'a> {
     ) -> usize {
         let stride = self.stride;
         let mine = slice(&chunk, worker.shell.index, worker.shell.peers);
-        let at = self.items[chunk.start * stride..chunk.end * stride].to_vec();
-        let sums = self.sums(worker, &chunk, Term::Residual, &at);
+        let at = &self.items[chunk.start * stride..chunk.end * stride];
+        let sums = self.sums(worker, &chunk, Term::Residual, at);
         let mut x = self.items[mine.start * stride..mine.end * stride].to_vec();
         let lambdas = self.lambdas[mine].to_vec();
         let system = system(&self.objective, &self.users, self.n_factors, gram);
         let mut cg = worker.pool.install(|| CgRows::start(&mut x, sums, system, &lambdas));
         for _ in 0..steps {
-            let at = all_rows(worker, cg.directions());
-            let sums = self.sums(worker, &chunk, Term::Product, &at);
+            let sums = {
+                let at = all_rows(worker, cg.directions());
+                self.sums(worker, &chunk, Term::Product, &at)
+            };
             worker.pool.install(|| cg.step(&mut x, &sums.values, system, &lambdas));
         }
         let solved = all_rows(worker, &x);
@@ -639,9 +652,9 @@ fn slice(chunk: &Range<usize>, process: usize, peers: usize) -> Range<usize> {
 }
 
 /// Rows of all processes' slices, end to end.
-fn all_rows(worker: &mut Worker<'_>, mine: &[f32]) -> Vec<f32> {
+fn all_rows<'a>(worker: &mut Worker<'_>, mine: &'a [f32]) -> Cow<'a, [f32]> {
     if worker.shell.peers == 1 {
-        return mine.to_vec();
+        return Cow::Borrowed(mine);
     }
     let encoded: Vec<u8> = mine.iter().flat_map(|value| value.to_le_bytes()).collect();
     let parts = worker.shell.collectives.all_gather(encoded.into());

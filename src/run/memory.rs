@@ -181,7 +181,7 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
         row => {
             let tile = ITEMS_PER_TASK as u64 * row * (3 + u64::from(plan.n_shards.ilog2()));
             let sums = 5 * chunk + shared(4 * chunk) + threads * tile;
-            held + 14 * pairs + 8 * items + row * (items + 2 * users) + sums + encoded
+            held + 18 * pairs + 8 * items + row * (items + 2 * users) + sums + encoded
         }
     };
     let factors = if row == 0 { 0 } else { 4 * pairs + row * (2 * items + users) };

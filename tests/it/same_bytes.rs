@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::compute::concat_batches;
+use serde_json::Value;
 
 use crate::fixture::{Sandbox, digests, read_parquet, shuffled, write_parquet};
 
@@ -110,6 +111,33 @@ fn threads_files_and_row_groups_do_not_matter() {
         assert_eq!(first, threads);
         assert_eq!(first, cut);
     }
+}
+
+#[test]
+fn instructions_do_not_matter() {
+    for solver in ["cg", "cholesky"] {
+        let sandbox = shop("int", solver);
+        let widest = digests(&sandbox.run(&["--force"])["manifest"]);
+        for level in ["plain", "avx2", "avx512"] {
+            let environment = [("TIDEMILL_INSTRUCTIONS", level.to_owned())];
+            let args = ["run", "job.toml", "--json", "--force"];
+            let output = sandbox.tidemill_in(&environment, &args);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{level}: {stderr}");
+            let outcome: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(digests(&outcome["manifest"]), widest, "{level}");
+        }
+    }
+}
+
+#[test]
+fn instructions_have_names() {
+    let sandbox = shop("int", "cg");
+    let environment = [("TIDEMILL_INSTRUCTIONS", "sse2".to_owned())];
+    let output = sandbox.tidemill_in(&environment, &["run", "job.toml"]);
+    assert_eq!(output.status.code(), Some(78));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("\"sse2\"; use plain, avx2 or avx512"), "{stderr}");
 }
 
 fn with_workers(

@@ -59,7 +59,7 @@ pub enum Walk {
     /// Item after item: each item's users through all shards. 8 bytes per pair and per item.
     ItemByItem,
     /// Shard after shard within a range of items: the users' factors of a shard stay in the cache.
-    /// 10 bytes per pair.
+    /// 8 bytes per pair and 2 per four, each item's in a shard filled up to a multiple of four.
     Tiles,
 }
 
@@ -84,17 +84,18 @@ impl Walk {
 }
 
 impl ByItem {
-    /// Sorts the pairs of the users that are solved for; shards ascend.
+    /// Sorts the pairs of the users that are solved for; shards ascend. `base` is
+    /// [`Objective::base`](super::Objective::base).
     ///
     /// Cost: O(pairs + items · shards) time, tiles on all threads of the pool.
     ///
     /// # Panics
     /// If an item is not below `n_items`.
-    pub fn new(shards: &[(u32, Users<'_>)], n_items: usize, walk: Walk) -> Self {
+    pub fn new(shards: &[(u32, Users<'_>)], n_items: usize, walk: Walk, base: f32) -> Self {
         let numbers = shards.iter().map(|(shard, _)| *shard).collect();
         let order = match walk {
             Walk::ItemByItem => Order::Lists(Lists::new(shards, n_items)),
-            Walk::Tiles => Order::Tiles(tiles(shards, n_items)),
+            Walk::Tiles => Order::Tiles(tiles(shards, n_items, base)),
         };
         Self { shards: numbers, order }
     }

@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 
 use super::objective::pair;
+use super::pairs::products;
 use super::rows::System;
-use super::users::{Params, Users, input};
+use super::users::{PREFETCHED, Params, Users, input};
 use crate::kernels::simd::{Kernel, Simd, dispatch, dot};
 
 /// What the users of one shard add to the loss, in f64.
@@ -60,16 +61,21 @@ impl Kernel for Task<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> ShardLoss {
         let Self { x, first, users, system, params } = self;
-        let mut loss = ShardLoss::default();
+        let (mut loss, mut scores) = (ShardLoss::default(), Vec::new());
         let unobserved = f64::from(system.unobserved);
         for (at, x) in x.chunks_exact(system.fixed.stride).enumerate() {
             if users.solved.is_some_and(|solved| !solved[first + at]) {
                 continue;
             }
+            if first + at + 1 < users.len() {
+                system.fixed.prefetch(simd, users.of(first + at + 1).rows, PREFETCHED);
+            }
             let input = input(users.of(first + at), params);
-            for (&item, &confidence) in input.pairs.rows.iter().zip(input.pairs.confidences) {
+            scores.resize(input.pairs.rows.len(), 0.0);
+            products(simd, &mut scores, input.pairs.rows, system.fixed, x);
+            for (&score, &confidence) in scores.iter().zip(input.pairs.confidences) {
                 let pair = pair(confidence, system.fixed.base);
-                let score = f64::from(dot(simd, system.fixed.row(item), x));
+                let score = f64::from(score);
                 let weight = unobserved + f64::from(pair.extra);
                 let target = f64::from(pair.target);
                 loss.observed += (weight * score - 2.0 * target) * score + target;

@@ -89,10 +89,57 @@ pub(super) fn add_product<S: Simd, R: Row>(
     AddPairs::<R, false> { pairs, fixed }.run(simd, sum, v);
 }
 
+/// f · v of each row, in their order.
+#[inline(always)]
+pub(super) fn products<S: Simd, R: Row>(
+    simd: S,
+    out: &mut [f32],
+    rows: &[R],
+    fixed: Fixed<'_>,
+    v: &[f32],
+) {
+    match fixed.stride / LANES {
+        1 => products_of::<S, R, 1>(simd, out, rows, fixed, v),
+        2 => products_of::<S, R, 2>(simd, out, rows, fixed, v),
+        4 => products_of::<S, R, 4>(simd, out, rows, fixed, v),
+        8 => products_of::<S, R, 8>(simd, out, rows, fixed, v),
+        _ => {
+            for (out, &row) in out.iter_mut().zip(rows) {
+                *out = dot(simd, fixed.row(row), v);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn products_of<S: Simd, R: Row, const GROUPS: usize>(
+    simd: S,
+    out: &mut [f32],
+    rows: &[R],
+    fixed: Fixed<'_>,
+    v: &[f32],
+) {
+    let (v, _) = v.as_chunks::<LANES>();
+    let v = load_row::<S, GROUPS>(simd, v.try_into().expect("a row of v"));
+    let factors = fixed.factors.as_chunks::<LANES>().0.as_chunks::<GROUPS>().0;
+    let (blocks, rest) = rows.as_chunks::<LANES>();
+    let (of_blocks, of_rest) = out.as_chunks_mut::<LANES>();
+    for (out, rows) in of_blocks.iter_mut().zip(blocks) {
+        let mut lanes = [simd.splat(0.0); LANES];
+        for lane in 0..LANES {
+            lanes[lane] = product(simd, &factors[rows[lane].at()], &v);
+        }
+        simd.store(simd.fold_each(lanes), out);
+    }
+    for (out, row) in of_rest.iter_mut().zip(rest) {
+        *out = simd.fold(product(simd, &factors[row.at()], &v));
+    }
+}
+
 /// Either sum.
-struct AddPairs<'a, R, const RESIDUAL: bool> {
-    pairs: Pairs<'a, R>,
-    fixed: Fixed<'a>,
+pub(super) struct AddPairs<'a, R, const RESIDUAL: bool> {
+    pub(super) pairs: Pairs<'a, R>,
+    pub(super) fixed: Fixed<'a>,
 }
 
 impl<R: Row, const RESIDUAL: bool> AddPairs<'_, R, RESIDUAL> {
@@ -128,14 +175,12 @@ impl<R: Row, const RESIDUAL: bool> AddPairs<'_, R, RESIDUAL> {
         let rest = self.blocks::<S, GROUPS, LANES>(simd, self.pairs, &mut sum, &v);
         let rest = self.blocks::<S, GROUPS, 4>(simd, rest, &mut sum, &v);
         self.blocks::<S, GROUPS, 1>(simd, rest, &mut sum, &v);
-        for group in 0..GROUPS {
-            simd.store(sum[group], &mut to[group]);
-        }
+        store_row(simd, to, &sum);
     }
 
     /// Adds pairs N at a time, whose products are folded together, and returns what is left over.
     #[inline(always)]
-    fn blocks<'p, S: Simd, const GROUPS: usize, const N: usize>(
+    pub(super) fn blocks<'p, S: Simd, const GROUPS: usize, const N: usize>(
         &self,
         simd: S,
         pairs: Pairs<'p, R>,
@@ -151,14 +196,16 @@ impl<R: Row, const RESIDUAL: bool> AddPairs<'_, R, RESIDUAL> {
             for lane in 0..N {
                 products[lane] = product(simd, &factors[rows[lane].at()], v);
             }
-            let mut scores = [0.0; LANES];
-            if N == 1 {
-                scores[0] = simd.fold(products[0]);
-            } else {
-                simd.store(simd.fold_each(products), &mut scores);
+            let [a, b, c, d, ..] = products;
+            let (mut scores, apart) = ([0.0; LANES], if N == 4 { 4 } else { 1 });
+            match N {
+                1 => scores[0] = simd.fold(a),
+                4 => simd.store(simd.fold_four([a, b, c, d]), &mut scores),
+                _ => simd.store(simd.fold_each(products), &mut scores),
             }
             for lane in 0..N {
-                let weight = weight::<RESIDUAL>(confidences[lane], self.fixed.base, scores[lane]);
+                let score = scores[lane * apart];
+                let weight = weight::<RESIDUAL>(confidences[lane], self.fixed.base, score);
                 add_row(simd, sum, weight, &factors[rows[lane].at()]);
             }
         }
@@ -174,7 +221,7 @@ fn weight<const RESIDUAL: bool>(confidence: f32, base: f32, score: f32) -> f32 {
 }
 
 #[inline(always)]
-fn load_row<S: Simd, const GROUPS: usize>(
+pub(super) fn load_row<S: Simd, const GROUPS: usize>(
     simd: S,
     row: &[[f32; LANES]; GROUPS],
 ) -> [S::Lanes; GROUPS] {
@@ -183,6 +230,17 @@ fn load_row<S: Simd, const GROUPS: usize>(
         lanes[group] = simd.load(&row[group]);
     }
     lanes
+}
+
+#[inline(always)]
+pub(super) fn store_row<S: Simd, const GROUPS: usize>(
+    simd: S,
+    row: &mut [[f32; LANES]; GROUPS],
+    lanes: &[S::Lanes; GROUPS],
+) {
+    for group in 0..GROUPS {
+        simd.store(lanes[group], &mut row[group]);
+    }
 }
 
 /// The lanes of a product, not yet folded.

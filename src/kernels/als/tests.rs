@@ -111,7 +111,7 @@ impl Log {
 
     pub(super) fn by_item(&self, walk: Walk) -> ByItem {
         let shards = self.shards.iter().enumerate().map(|(at, shard)| (at as u32, shard.users()));
-        ByItem::new(&shards.collect::<Vec<_>>(), self.n_items, walk)
+        ByItem::new(&shards.collect::<Vec<_>>(), self.n_items, walk, self.objective.base())
     }
 
     /// The pairs of one item: users counted through the shards.

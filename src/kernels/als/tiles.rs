@@ -1,88 +1,103 @@
 //! Sums over users in tiles: one shard's users by one range of items.
 //!
 //! The factors of a shard's users stay in a core's cache while all their pairs in the range are added
-//! up. Within a tile pairs are ordered by item, then user.
+//! up. Within a tile pairs are ordered by item, then user, and each item's are filled up to a multiple
+//! of four by pairs that add nothing, so that one loop without a rest walks the tile.
 
 use rayon::prelude::*;
 
 use super::item_sums::{Term, add, row_of};
-use super::pairs::{Fixed, Pairs};
+use super::pairs::{AddPairs, Fixed, Pairs, load_row, store_row};
 use super::tree::Forest;
 use super::users::Users;
-use crate::kernels::simd::Simd;
+use crate::kernels::simd::{LANES, Simd};
 
 /// Items of one tile: what is held of them fits a core's second cache beside a shard's users, each of
 /// whom comes several times. Few in tests, so that small logs have several tiles.
 pub(super) const ITEMS_PER_TILE: usize = if cfg!(test) { 4 } else { 1024 };
 
-/// The pairs of one shard, 10 bytes each and 4 per range of items.
+/// Pairs that are added together.
+const BLOCK: usize = 4;
+
+/// The pairs of one shard in blocks of one item each: 8 bytes per pair, 2 per block, 4 per range of
+/// items.
 #[derive(Debug)]
 pub(super) struct ShardTiles {
     shard: u32,
-    /// Where the pairs of each range of items begin, and the end of the last.
+    /// Where the blocks of each range of items begin, and the end of the last.
     starts: Vec<u32>,
+    /// The item of each block, counted from the first of the range.
+    items: Vec<u16>,
     /// Users of the process, counted through its shards.
     rows: Vec<u32>,
-    /// Items, counted from the first of the range.
-    items: Vec<u16>,
     confidences: Vec<f32>,
 }
 
 /// The tiles of each shard; users are counted through all of them.
-pub(super) fn tiles(shards: &[(u32, Users<'_>)], n_items: usize) -> Vec<ShardTiles> {
+///
+/// A pair with the confidence −`base` has neither a target nor extra weight: it fills blocks up.
+pub(super) fn tiles(shards: &[(u32, Users<'_>)], n_items: usize, base: f32) -> Vec<ShardTiles> {
     let ends = shards.iter().scan(0, |end, (_, users)| {
         *end += users.len();
         Some(*end)
     });
     let firsts: Vec<usize> = std::iter::once(0).chain(ends).collect();
-    let of_shard = |(&(shard, users), &first)| ShardTiles::new(shard, first as u32, users, n_items);
+    let of_shard =
+        |(&(shard, users), &first)| ShardTiles::new((shard, first as u32), users, n_items, base);
     shards.par_iter().zip(&firsts[..shards.len()]).with_max_len(1).map(of_shard).collect()
 }
 
+/// Where the blocks of each item begin, and the end of the last.
+fn first_blocks(users: Users<'_>, n_items: usize) -> Vec<u32> {
+    let mut blocks = vec![0u32; n_items + 1];
+    for row in users.solved_rows() {
+        users.of(row).rows.iter().for_each(|item| blocks[item.index() + 1] += 1);
+    }
+    for item in 0..n_items {
+        blocks[item + 1] = blocks[item] + blocks[item + 1].div_ceil(BLOCK as u32);
+    }
+    blocks
+}
+
 impl ShardTiles {
-    fn new(shard: u32, first: u32, users: Users<'_>, n_items: usize) -> Self {
-        let mut next = vec![0u32; n_items + 1];
-        for row in users.solved_rows() {
-            users.of(row).rows.iter().for_each(|item| next[item.index() + 1] += 1);
-        }
-        for item in 0..n_items {
-            next[item + 1] += next[item];
-        }
-        let n_pairs = next[n_items];
+    fn new((shard, first): (u32, u32), users: Users<'_>, n_items: usize, base: f32) -> Self {
+        let blocks = first_blocks(users, n_items);
+        let n_blocks = blocks[n_items];
         let mut starts: Vec<u32> =
-            next[..n_items].iter().copied().step_by(ITEMS_PER_TILE).collect();
-        starts.push(n_pairs);
-        let n_pairs = n_pairs as usize;
-        let (mut rows, mut confidences) = (vec![0; n_pairs], vec![0.0; n_pairs]);
-        let mut items = vec![0; n_pairs];
+            blocks[..n_items].iter().copied().step_by(ITEMS_PER_TILE).collect();
+        starts.push(n_blocks);
+        let n_blocks = n_blocks as usize;
+        let mut items = vec![0; n_blocks];
+        let (mut rows, mut confidences) =
+            (vec![first; BLOCK * n_blocks], vec![-base; BLOCK * n_blocks]);
+        let mut next: Vec<usize> = blocks.iter().map(|&block| BLOCK * block as usize).collect();
         for row in users.solved_rows() {
             let pairs = users.of(row);
             for (item, &confidence) in pairs.rows.iter().zip(pairs.confidences) {
-                let place = next[item.index()] as usize;
+                let place = next[item.index()];
                 next[item.index()] += 1;
                 (rows[place], confidences[place]) = (first + row as u32, confidence);
-                items[place] = (item.index() % ITEMS_PER_TILE) as u16;
+                items[place / BLOCK] = (item.index() % ITEMS_PER_TILE) as u16;
             }
         }
-        Self { shard, starts, rows, items, confidences }
+        Self { shard, starts, items, rows, confidences }
     }
 
     fn tile(&self, range: usize) -> Tile<'_> {
-        let pairs = self.starts[range] as usize..self.starts[range + 1] as usize;
+        let blocks = self.starts[range] as usize..self.starts[range + 1] as usize;
+        let pairs = BLOCK * blocks.start..BLOCK * blocks.end;
         Tile {
-            rows: &self.rows[pairs.clone()],
-            items: &self.items[pairs.clone()],
-            confidences: &self.confidences[pairs],
+            items: &self.items[blocks],
+            pairs: Pairs { rows: &self.rows[pairs.clone()], confidences: &self.confidences[pairs] },
         }
     }
 }
 
-/// The pairs of one tile.
+/// The blocks of one tile.
 #[derive(Clone, Copy)]
 struct Tile<'a> {
-    rows: &'a [u32],
     items: &'a [u16],
-    confidences: &'a [f32],
+    pairs: Pairs<'a, u32>,
 }
 
 /// What one range of items is summed with.
@@ -108,20 +123,24 @@ impl RangeSums<'_> {
         present: &mut [bool],
     ) {
         let mut forest = Forest::new(present.len(), self.width, shards.len());
-        let mut leaves = vec![0.0; values.len()];
+        let mut leaf = vec![0.0; self.width];
         for shard in shards {
-            let tile = shard.tile(range);
-            let mut touched = [false; ITEMS_PER_TILE];
-            tile.items.iter().for_each(|&item| touched[usize::from(item)] = true);
-            let touched = &touched[..present.len()];
-            for (leaf, _) in leaves.chunks_exact_mut(self.width).zip(touched).filter(|of| *of.1) {
-                leaf.fill(0.0);
-            }
-            self.add(simd, tile, &mut leaves);
-            for (at, leaf) in leaves.chunks_exact_mut(self.width).enumerate() {
-                if touched[at] {
-                    forest.push(simd, at, shard.shard, leaf);
+            let (tile, shard) = (shard.tile(range), shard.shard);
+            let groups = self.users.stride / LANES;
+            match (self.term, groups) {
+                (Term::Residual, 4) => {
+                    self.add::<S, true, 4>(simd, tile, shard, &mut leaf, &mut forest)
                 }
+                (Term::Product, 4) => {
+                    self.add::<S, false, 4>(simd, tile, shard, &mut leaf, &mut forest)
+                }
+                (Term::Residual, 8) => {
+                    self.add::<S, true, 8>(simd, tile, shard, &mut leaf, &mut forest)
+                }
+                (Term::Product, 8) => {
+                    self.add::<S, false, 8>(simd, tile, shard, &mut leaf, &mut forest)
+                }
+                _ => self.add_runs(simd, tile, shard, &mut leaf, &mut forest),
             }
         }
         for (at, value) in values.chunks_exact_mut(self.width).enumerate() {
@@ -129,21 +148,67 @@ impl RangeSums<'_> {
         }
     }
 
-    /// Adds the pairs of a tile to the leaves of its items.
+    /// Adds the leaves of one tile: each item's blocks follow each other. The common widths have this
+    /// code of their own, in which v and the sum stay in registers; the bits are the same.
     #[inline(always)]
-    fn add<S: Simd>(&self, simd: S, tile: Tile<'_>, leaves: &mut [f32]) {
-        let Self { users, term, width, v } = *self;
+    fn add<S: Simd, const RESIDUAL: bool, const GROUPS: usize>(
+        &self,
+        simd: S,
+        tile: Tile<'_>,
+        shard: u32,
+        leaf: &mut [f32],
+        forest: &mut Forest,
+    ) {
+        let leaf: &mut [[f32; LANES]; GROUPS] =
+            leaf.as_chunks_mut().0.try_into().expect("the width of a row");
+        let v_rows = self.v.as_chunks::<LANES>().0.as_chunks::<GROUPS>().0;
+        let (mut v, mut sum) = ([simd.splat(0.0); GROUPS], [simd.splat(0.0); GROUPS]);
+        let (rows, _) = tile.pairs.rows.as_chunks::<BLOCK>();
+        let (confidences, _) = tile.pairs.confidences.as_chunks::<BLOCK>();
+        let mut last = None;
+        for ((rows, confidences), &item) in rows.iter().zip(confidences).zip(tile.items) {
+            if last != Some(item) {
+                if let Some(item) = last {
+                    store_row(simd, leaf, &sum);
+                    forest.push(simd, usize::from(item), shard, leaf.as_flattened_mut());
+                }
+                v = load_row(simd, &v_rows[usize::from(item)]);
+                sum = [simd.splat(0.0); GROUPS];
+                last = Some(item);
+            }
+            let pairs = Pairs { rows: rows.as_slice(), confidences: confidences.as_slice() };
+            let add = AddPairs::<u32, RESIDUAL> { pairs, fixed: self.users };
+            add.blocks::<S, GROUPS, BLOCK>(simd, pairs, &mut sum, &v);
+        }
+        if let Some(item) = last {
+            store_row(simd, leaf, &sum);
+            forest.push(simd, usize::from(item), shard, leaf.as_flattened_mut());
+        }
+    }
+
+    /// The same item by item.
+    #[inline(always)]
+    fn add_runs<S: Simd>(
+        &self,
+        simd: S,
+        tile: Tile<'_>,
+        shard: u32,
+        leaf: &mut [f32],
+        forest: &mut Forest,
+    ) {
         let mut start = 0;
-        while let Some(&item) = tile.items.get(start) {
-            let rest = &tile.items[start..];
-            let n = rest.iter().position(|&other| other != item).unwrap_or(rest.len());
-            let of_item = start..start + n;
-            let confidences = &tile.confidences[of_item.clone()];
-            let pairs = Pairs { rows: &tile.rows[of_item], confidences };
-            start += n;
-            let item = usize::from(item);
-            let leaf = &mut leaves[item * width..][..width];
-            add(simd, term, leaf, pairs, users, row_of(v, item, users.stride));
+        for run in tile.items.chunk_by(|a, b| a == b) {
+            let of_item = start..start + BLOCK * run.len();
+            start = of_item.end;
+            let pairs = Pairs {
+                rows: &tile.pairs.rows[of_item.clone()],
+                confidences: &tile.pairs.confidences[of_item],
+            };
+            let item = usize::from(run[0]);
+            leaf.fill(0.0);
+            let v = row_of(self.v, item, self.users.stride);
+            add(simd, self.term, leaf, pairs, self.users, v);
+            forest.push(simd, item, shard, leaf);
         }
     }
 }

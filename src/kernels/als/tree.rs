@@ -120,7 +120,7 @@ impl Forest {
             len -= 1;
         }
         let slot = self.slot(len, row);
-        self.values[slot * self.width..][..self.width].copy_from_slice(leaf);
+        copy(simd, &mut self.values[slot * self.width..][..self.width], leaf);
         self.shards[slot] = shard;
         self.lens[row] = len + 1;
     }
@@ -135,6 +135,14 @@ impl Forest {
             add_slices(simd, out, &self.values[at(depth)..][..self.width]);
         }
         true
+    }
+}
+
+/// A copy of whole groups of lanes, too short for a call.
+#[inline(always)]
+fn copy<S: Simd>(simd: S, to: &mut [f32], from: &[f32]) {
+    for (to, from) in to.as_chunks_mut::<LANES>().0.iter_mut().zip(from.as_chunks::<LANES>().0) {
+        simd.store(simd.load(from), to);
     }
 }
 

@@ -54,7 +54,7 @@ pub struct Params<'a> {
 
 /// Pairs of the next user whose factors are asked for while one is solved: as many as fit the first
 /// cache beside that user's own.
-const PREFETCHED: usize = 64;
+pub(super) const PREFETCHED: usize = 64;
 
 /// Users handled by one task: users differ in length a hundredfold, so few.
 const USERS_PER_TASK: usize = 32;

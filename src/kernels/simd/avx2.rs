@@ -135,6 +135,22 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn fold_four(self, rows: [Self::Lanes; 4]) -> Self::Lanes {
+        let mut folded = self.splat(0.0);
+        for half in 0..2 {
+            let [a, b] = [rows[2 * half], rows[2 * half + 1]];
+            unsafe {
+                let (a, b) = (_mm256_add_ps(a[0], a[1]), _mm256_add_ps(b[0], b[1]));
+                let even = _mm256_permute2f128_ps::<0x20>(a, b);
+                let four = _mm256_add_ps(even, _mm256_permute2f128_ps::<0x31>(a, b));
+                let two = _mm256_add_ps(four, _mm256_permute_ps::<0b01_00_11_10>(four));
+                folded[half] = _mm256_add_ps(two, _mm256_permute_ps::<0b10_11_00_01>(two));
+            }
+        }
+        folded
+    }
+
+    #[inline(always)]
     fn prefetch(self, row: &[f32; LANES]) {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(row.as_ptr().cast()) }
     }

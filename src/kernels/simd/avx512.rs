@@ -132,6 +132,21 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn fold_four(self, rows: [__m512; 4]) -> __m512 {
+        let [a, b, c, d] = rows;
+        unsafe {
+            let lower = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+            let ab = _mm512_add_ps(lower, _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
+            let lower = _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d);
+            let cd = _mm512_add_ps(lower, _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d));
+            let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd);
+            let four = _mm512_add_ps(even, _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd));
+            let two = _mm512_add_ps(four, _mm512_permute_ps::<0b01_00_11_10>(four));
+            _mm512_add_ps(two, _mm512_permute_ps::<0b10_11_00_01>(two))
+        }
+    }
+
+    #[inline(always)]
     fn prefetch(self, row: &[f32; LANES]) {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(row.as_ptr().cast()) }
     }

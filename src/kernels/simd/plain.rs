@@ -76,5 +76,10 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
+    fn fold_four(self, rows: [Self::Lanes; 4]) -> Self::Lanes {
+        std::array::from_fn(|lane| self.fold(rows[lane / 4]))
+    }
+
+    #[inline(always)]
     fn prefetch(self, _row: &[f32; LANES]) {}
 }
