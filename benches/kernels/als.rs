@@ -129,7 +129,8 @@ impl Model {
         let n_items = (items.len() / N_FACTORS) as u64;
         let params = Params { objective: &OBJECTIVE, solver, n_items };
         let mut x = self.users.clone();
-        on_one_thread(|| solve_users(&mut x, users, system, params)).expect("rows are finite");
+        on_one_thread(|| solve_users(&mut x, users, system, params, false))
+            .expect("rows are finite");
         x
     }
 

@@ -139,23 +139,28 @@ pub(super) fn factors(
 ) -> Result<Factors> {
     let mut fit = Fit::new(worker, prepared, section)?;
     let mut losses = fit.restore(worker);
-    while !is_done(section, &losses) {
-        let loss = fit.iterate(worker, losses.len() + 1)?;
-        losses.push(loss);
-        fit.save(worker, &losses, is_done(section, &losses));
+    let mut n_done = losses.len();
+    while !is_done(section, n_done, &losses) {
+        n_done += 1;
+        let is_open = losses.len() + 1 < n_done;
+        losses.extend(fit.iterate(worker, n_done, is_open)?);
+        if fit.needs_loss(worker, section, n_done) {
+            losses.push(fit.loss(worker));
+            fit.save(worker, &losses, is_done(section, n_done, &losses));
+        }
     }
     fit.finish(worker, losses)
 }
 
-/// Whether these are the losses of all iterations.
-fn is_done(section: &Als, losses: &[Loss]) -> bool {
+/// Whether no further iteration is wanted.
+fn is_done(section: &Als, n_done: usize, losses: &[Loss]) -> bool {
     let enough = match losses {
         [.., before, last] => section.loss_tolerance.is_some_and(|tolerance| {
             before.full.is_finite() && before.full - last.full < tolerance * before.full
         }),
         _ => false,
     };
-    enough || losses.len() >= section.iterations
+    enough || n_done >= section.iterations
 }
 
 /// A fit under way.
@@ -182,6 +187,12 @@ struct Fit<'a> {
     n_pairs: u64,
     /// Seconds of each iteration.
     iteration_seconds: Vec<f64>,
+    /// Gram matrix of the users as they are.
+    gram_users: Vec<f64>,
+    /// Rows that conjugate gradient left early since the last note.
+    stopped: usize,
+    /// Iterations whose losses were told.
+    n_told: usize,
 }
 
 impl<'a> Fit<'a> {
@@ -242,6 +253,9 @@ impl<'a> Fit<'a> {
             n_users,
             n_pairs: n_observed.iter().sum::<i64>() as u64,
             iteration_seconds: Vec::new(),
+            gram_users: Vec::new(),
+            stopped: 0,
+            n_told: 0,
         })
     }
 
@@ -261,29 +275,54 @@ impl<'a> Fit<'a> {
         })
     }
 
-    /// One pass over users and items; returns the loss after it.
-    fn iterate(&mut self, worker: &mut Worker<'_>, iteration: usize) -> Result<Loss> {
+    /// One pass over users and items; returns the loss before it, where that is still open: the user
+    /// half meets all pairs with the factors as they were.
+    fn iterate(
+        &mut self,
+        worker: &mut Worker<'_>,
+        iteration: usize,
+        is_open: bool,
+    ) -> Result<Option<Loss>> {
         let start = Instant::now();
-        let (gram_users, stopped_users) = self.user_half(worker, iteration)?;
-        let stopped_items = self.item_half(worker, &gram_users, iteration)?;
-        let loss = self.loss(worker, &gram_users);
-        let stopped = match stopped_users + stopped_items {
+        let before = self.user_half(worker, iteration, is_open)?;
+        self.gram_users = self.gram_of_users(worker);
+        let gram = rounded(&self.gram_users);
+        self.stopped += self.item_half(worker, &gram, iteration)?;
+        self.iteration_seconds.push(start.elapsed().as_secs_f64());
+        worker.job.observer.advance(1);
+        Ok(before)
+    }
+
+    /// Whether the loss after this iteration cannot wait for the next one's user half.
+    fn needs_loss(&self, worker: &Worker<'_>, section: &Als, n_done: usize) -> bool {
+        n_done >= section.iterations
+            || section.loss_tolerance.is_some()
+            || self.solver == Solver::Cholesky
+            || self.is_saved(worker, n_done)
+    }
+
+    /// Whether a checkpoint is due that is not the last one.
+    fn is_saved(&self, worker: &Worker<'_>, n_done: usize) -> bool {
+        let every = worker.checkpoints.as_ref().map(|checkpoints| checkpoints.als_iterations);
+        every.is_some_and(|every| n_done.is_multiple_of(every))
+    }
+
+    /// Tells of the iteration that this is the loss of.
+    fn note(&mut self, worker: &Worker<'_>, loss: Loss) {
+        let stopped = match std::mem::take(&mut self.stopped) {
             0 => String::new(),
             n => format!(", {n} rows stopped early"),
         };
-        let seconds = start.elapsed().as_secs_f64();
-        self.iteration_seconds.push(seconds);
-        let (full, observed) = (loss.full, loss.observed);
-        let observer = worker.job.observer;
-        observer.note(
+        let Loss { full, observed } = loss;
+        self.n_told += 1;
+        let (iteration, seconds) = (self.n_told, self.iteration_seconds.last().unwrap_or(&0.0));
+        worker.job.observer.note(
             "als",
             &format!(
                 "iteration {iteration}: loss {full:.6}, of observed {observed:.6}, \
                  {seconds:.2} s{stopped}"
             ),
         );
-        observer.advance(1);
-        Ok(loss)
     }
 
     /// Goes on from the newest checkpoint; returns the losses of the iterations that are done.
@@ -295,6 +334,7 @@ impl<'a> Fit<'a> {
         };
         (self.items, self.users) = (items, users);
         worker.resumed = true;
+        self.n_told = losses.len();
         let observer = worker.job.observer;
         observer.note("als", &format!("resumed after iteration {}", losses.len()));
         observer.advance(losses.len() as u64);
@@ -304,8 +344,7 @@ impl<'a> Fit<'a> {
     /// Saves every so many iterations, and after the last one; a newer checkpoint takes the place of
     /// the one before it.
     fn save(&self, worker: &mut Worker<'_>, losses: &[Loss], is_last: bool) {
-        let every = worker.checkpoints.as_ref().map(|checkpoints| checkpoints.als_iterations);
-        if !every.is_some_and(|every| is_last || losses.len().is_multiple_of(every)) {
+        if worker.checkpoints.is_none() || !(is_last || self.is_saved(worker, losses.len())) {
             return;
         }
         let name = format!("{CHECKPOINT}-{:05}", losses.len());
@@ -321,27 +360,39 @@ impl<'a> Fit<'a> {
         FitState { shards, stride, items: &self.items, users: &self.users, losses }
     }
 
-    /// Solves for the users of this process; returns the Gram matrix of all users.
+    /// Solves for the users of this process; returns the loss before, if it is asked for.
     fn user_half(
         &mut self,
         worker: &mut Worker<'_>,
         iteration: usize,
-    ) -> Result<(Vec<f64>, usize)> {
+        with_loss: bool,
+    ) -> Result<Option<Loss>> {
         let when = format!("iteration {iteration}");
         let mut users = std::mem::take(&mut self.users);
-        let solved = worker.pool.install(|| {
-            let gram = rounded(&gram(&self.items, self.n_factors));
-            let system = system(&self.objective, &self.items, self.n_factors, &gram);
-            self.shards().enumerate().try_fold(0, |stopped, (at, (_, of_shard, place))| {
-                let solved = solve_users(&mut users[place], of_shard, system, self.params());
-                solved.map(|more| stopped + more).map_err(|error| {
+        let (gram_items, solved) = worker.pool.install(|| {
+            let gram_items = gram(&self.items, self.n_factors);
+            let rounded = rounded(&gram_items);
+            let system = system(&self.objective, &self.items, self.n_factors, &rounded);
+            let solve = |(at, (_, of_shard, place)): (usize, (u32, Users<'_>, Range<usize>))| {
+                let x = &mut users[place];
+                let solved = solve_users(x, of_shard, system, self.params(), with_loss);
+                solved.map_err(|error| {
                     unsolved(&when, "user", &self.prepared.shards[at].user_ids, 0, error)
                 })
-            })
+            };
+            let solved: Result<Vec<(usize, ShardLoss)>> =
+                self.shards().enumerate().map(solve).collect();
+            (gram_items, solved)
         });
         self.users = users;
-        let stopped = worker.agree(solved)?;
-        Ok((self.gram_of_users(worker), stopped))
+        let solved = worker.agree(solved)?;
+        let of_shards: Vec<ShardLoss> = solved.iter().map(|&(_, loss)| loss).collect();
+        let before = with_loss.then(|| self.whole_loss(worker, &gram_items, &of_shards));
+        if let Some(loss) = before {
+            self.note(worker, loss);
+        }
+        self.stopped += solved.iter().map(|(stopped, _)| stopped).sum::<usize>();
+        Ok(before)
     }
 
     /// The Gram matrix of all users: summed over shards in the shape of the tree.
@@ -387,20 +438,19 @@ impl<'a> Fit<'a> {
     fn item_half(
         &mut self,
         worker: &mut Worker<'_>,
-        gram_users: &[f64],
+        gram: &[f32],
         iteration: usize,
     ) -> Result<usize> {
         let when = format!("iteration {iteration}");
-        let gram = rounded(gram_users);
         let n_items = self.lambdas.len();
         let mut stopped = 0;
         for start in (0..n_items).step_by(self.items_per_chunk()) {
             let chunk = start..n_items.min(start + self.items_per_chunk());
             let solved = match self.solver {
                 Solver::ConjugateGradient { steps } => {
-                    Ok(self.descend(worker, chunk.clone(), &gram, steps))
+                    Ok(self.descend(worker, chunk.clone(), gram, steps))
                 }
-                Solver::Cholesky => self.solve_exactly(worker, chunk.clone(), &gram).map(|()| 0),
+                Solver::Cholesky => self.solve_exactly(worker, chunk.clone(), gram).map(|()| 0),
             };
             let solved = solved.and_then(|more| {
                 let factors = &self.items[chunk.start * self.stride..chunk.end * self.stride];
@@ -484,7 +534,9 @@ impl<'a> Fit<'a> {
         add_up(worker, chunk, item_sums::width(term, self.n_factors), parts)
     }
 
-    fn loss(&self, worker: &mut Worker<'_>, gram_users: &[f64]) -> Loss {
+    /// The loss as the factors are now.
+    fn loss(&mut self, worker: &mut Worker<'_>) -> Loss {
+        let start = Instant::now();
         let (gram_items, of_shards) = worker.pool.install(|| {
             let gram_items = gram(&self.items, self.n_factors);
             let rounded = rounded(&gram_items);
@@ -494,6 +546,21 @@ impl<'a> Fit<'a> {
             };
             (gram_items, self.shards().map(of_shard).collect::<Vec<ShardLoss>>())
         });
+        let loss = self.whole_loss(worker, &gram_items, &of_shards);
+        if let Some(seconds) = self.iteration_seconds.last_mut() {
+            *seconds += start.elapsed().as_secs_f64();
+        }
+        self.note(worker, loss);
+        loss
+    }
+
+    /// The loss of all processes, from that of this one's shards.
+    fn whole_loss(
+        &self,
+        worker: &mut Worker<'_>,
+        gram_items: &[f64],
+        of_shards: &[ShardLoss],
+    ) -> Loss {
         let encoded: Vec<u8> = of_shards
             .iter()
             .flat_map(|loss| [loss.observed, loss.squares, loss.weight, loss.regularization])
@@ -517,8 +584,8 @@ impl<'a> Fit<'a> {
         let norm = |row: &[f32]| row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
         let items = self.items.chunks_exact(self.stride).zip(&self.lambdas);
         let rest = Rest {
-            gram_users,
-            gram_items: &gram_items,
+            gram_users: &self.gram_users,
+            gram_items,
             unobserved: f64::from(self.objective.unobserved()),
             regularization_items: items.map(|(row, &lambda)| f64::from(lambda) * norm(row)).sum(),
             n_pairs: self.n_users as f64 * self.lambdas.len() as f64,
@@ -558,8 +625,9 @@ impl<'a> Fit<'a> {
                 let others: Vec<bool> = fitted.iter().map(|fitted| !fitted).collect();
                 let users = factors.observed[at].users(shard, Some(&others));
                 let (system, params) = (factors.system(), factors.params());
-                let solved =
-                    worker.pool.install(|| solve_users(&mut of_shard, users, system, params));
+                let solved = worker
+                    .pool
+                    .install(|| solve_users(&mut of_shard, users, system, params, false));
                 if let Err(error) = solved {
                     folded = Err(unsolved("the fold-in", "user", &shard.user_ids, 0, error));
                 }

@@ -74,7 +74,7 @@ fn fit(log: &Log, mut y: Vec<f32>, solver: Solver, iterations: u64) -> (Vec<f32>
             let (of_shard, after) = rest.split_at_mut(shard.n_users() * stride);
             rest = after;
             let system = log.system(&y, &gram_items);
-            solve_users(of_shard, shard.users(), system, log.params(solver)).unwrap();
+            solve_users(of_shard, shard.users(), system, log.params(solver), false).unwrap();
         }
         let gram_users = rounded(&gram(&x, log.n_factors));
         let system = log.system(&x, &gram_users);

@@ -4,9 +4,10 @@ use rayon::prelude::*;
 
 use super::objective::pair;
 use super::pairs::products;
-use super::rows::System;
-use super::users::{PREFETCHED, Params, Users, input};
+use super::rows::{RowInput, System};
+use super::users::{PREFETCHED, Params, USERS_PER_TASK, Users, input};
 use crate::kernels::simd::{Kernel, Simd, dispatch, dot};
+use crate::types::ItemIdx;
 
 /// What the users of one shard add to the loss, in f64.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -33,11 +34,10 @@ impl ShardLoss {
     }
 }
 
-const USERS_PER_TASK: usize = 256;
-
 /// The loss of a shard's users at `x`, `[n_users, stride]`.
 ///
-/// Summed pair after pair within 256 users, then task after task: the same for any number of threads.
+/// Summed pair after pair within a task of users, then task after task: the same for any number of
+/// threads, and as [`solve_users`](super::users::solve_users) tells it on its way.
 pub fn of_users(x: &[f32], users: Users<'_>, system: System<'_>, params: Params<'_>) -> ShardLoss {
     let tasks: Vec<ShardLoss> = x
         .par_chunks(USERS_PER_TASK * system.fixed.stride)
@@ -62,7 +62,6 @@ impl Kernel for Task<'_> {
     fn run<S: Simd>(self, simd: S) -> ShardLoss {
         let Self { x, first, users, system, params } = self;
         let (mut loss, mut scores) = (ShardLoss::default(), Vec::new());
-        let unobserved = f64::from(system.unobserved);
         for (at, x) in x.chunks_exact(system.fixed.stride).enumerate() {
             if users.solved.is_some_and(|solved| !solved[first + at]) {
                 continue;
@@ -71,21 +70,35 @@ impl Kernel for Task<'_> {
                 system.fixed.prefetch(simd, users.of(first + at + 1).rows, PREFETCHED);
             }
             let input = input(users.of(first + at), params);
-            scores.resize(input.pairs.rows.len(), 0.0);
-            products(simd, &mut scores, input.pairs.rows, system.fixed, x);
-            for (&score, &confidence) in scores.iter().zip(input.pairs.confidences) {
-                let pair = pair(confidence, system.fixed.base);
-                let score = f64::from(score);
-                let weight = unobserved + f64::from(pair.extra);
-                let target = f64::from(pair.target);
-                loss.observed += (weight * score - 2.0 * target) * score + target;
-                loss.squares += score * score;
-                loss.weight += weight;
-            }
-            loss.regularization += f64::from(input.lambda) * f64::from(dot(simd, x, x));
+            add_user(simd, &mut loss, x, &input, system, &mut scores);
         }
         loss
     }
+}
+
+/// Adds what one user adds; `scores` is scratch.
+#[inline(always)]
+pub(super) fn add_user<S: Simd>(
+    simd: S,
+    loss: &mut ShardLoss,
+    x: &[f32],
+    input: &RowInput<'_, ItemIdx>,
+    system: System<'_>,
+    scores: &mut Vec<f32>,
+) {
+    let unobserved = f64::from(system.unobserved);
+    scores.resize(input.pairs.rows.len(), 0.0);
+    products(simd, scores, input.pairs.rows, system.fixed, x);
+    for (&score, &confidence) in scores.iter().zip(input.pairs.confidences) {
+        let pair = pair(confidence, system.fixed.base);
+        let score = f64::from(score);
+        let weight = unobserved + f64::from(pair.extra);
+        let target = f64::from(pair.target);
+        loss.observed += (weight * score - 2.0 * target) * score + target;
+        loss.squares += score * score;
+        loss.weight += weight;
+    }
+    loss.regularization += f64::from(input.lambda) * f64::from(dot(simd, x, x));
 }
 
 /// The value of the objective, from the sums over all shards.

@@ -216,9 +216,10 @@ proptest! {
         for solver in [MANY_STEPS, Solver::Cholesky] {
             let params = log.params(solver);
             for shard in &log.shards {
-                let mut x = log.factors(shard.n_users(), 9);
-                let stopped = solve_users(&mut x, shard.users(), log.system(&items, &gram), params);
-                prop_assert_eq!(stopped, Ok(0));
+                let (mut x, system) = (log.factors(shard.n_users(), 9), log.system(&items, &gram));
+                let loss = of_users(&x, shard.users(), system, params);
+                let solved = solve_users(&mut x, shard.users(), system, params, true);
+                prop_assert_eq!(solved, Ok((0, loss)));
                 for user in 0..shard.n_users() {
                     let of_user = shard.users().of(user);
                     let rows = of_user.rows.iter().map(|row| row.index());

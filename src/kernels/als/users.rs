@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::loss::{ShardLoss, add_user};
 use super::pairs::Pairs;
 use super::rows::{RowInput, Scratch, SolveError, System, check_finite, descend, solve};
 use super::{Objective, Solver};
@@ -57,14 +58,14 @@ pub struct Params<'a> {
 pub(super) const PREFETCHED: usize = 64;
 
 /// Users handled by one task: users differ in length a hundredfold, so few.
-const USERS_PER_TASK: usize = 32;
+pub(super) const USERS_PER_TASK: usize = 32;
 
 /// Solves for the users of a shard in place: `x` is `[n_users, stride]`.
 ///
 /// - A user without interactions gets zeros.
 /// - Each row is computed by itself, so the bits do not depend on the other users.
 /// - Returns the number of rows that conjugate gradient left early because A was not positive along a
-///   direction.
+///   direction; and `with_loss` the loss before, for which the factors are at hand anyway.
 /// - Cost: O(pairs · n_factors · steps + users · n_factors² · steps) time for conjugate gradient,
 ///   O(pairs · n_factors² + users · n_factors³) for Cholesky, on all threads of the pool.
 ///
@@ -75,16 +76,22 @@ pub fn solve_users(
     users: Users<'_>,
     system: System<'_>,
     params: Params<'_>,
-) -> Result<usize, SolveError> {
+    with_loss: bool,
+) -> Result<(usize, ShardLoss), SolveError> {
     let stride = system.fixed.stride;
     assert_eq!(x.len(), users.len() * stride, "a row per user");
     let tasks = x.par_chunks_mut(USERS_PER_TASK * stride).enumerate();
-    let stopped: Vec<Result<usize, SolveError>> = tasks
-        .map(|(task, x)| dispatch(Task { x, first: task * USERS_PER_TASK, users, system, params }))
-        .collect();
-    let stopped = stopped.into_iter().sum::<Result<usize, SolveError>>()?;
+    let solve = |(task, x)| {
+        dispatch(Task { x, first: task * USERS_PER_TASK, users, system, params, with_loss })
+    };
+    let solved: Vec<Result<(usize, ShardLoss), SolveError>> = tasks.map(solve).collect();
+    let mut sum = (0, ShardLoss::default());
+    for task in solved {
+        let (stopped, loss) = task?;
+        sum = (sum.0 + stopped, sum.1.plus(loss));
+    }
     check_finite(x, stride)?;
-    Ok(stopped)
+    Ok(sum)
 }
 
 struct Task<'a> {
@@ -93,16 +100,18 @@ struct Task<'a> {
     users: Users<'a>,
     system: System<'a>,
     params: Params<'a>,
+    with_loss: bool,
 }
 
 impl Kernel for Task<'_> {
-    type Output = Result<usize, SolveError>;
+    type Output = Result<(usize, ShardLoss), SolveError>;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> Result<usize, SolveError> {
-        let Self { x, first, users, system, params } = self;
+    fn run<S: Simd>(self, simd: S) -> Self::Output {
+        let Self { x, first, users, system, params, with_loss } = self;
         let mut scratch = Scratch::new(system.fixed.n_factors, system.fixed.stride);
-        let mut stopped = 0;
+        let (mut stopped, mut loss) = (0, ShardLoss::default());
+        let mut scores = Vec::new();
         for (at, x) in x.chunks_exact_mut(system.fixed.stride).enumerate() {
             let row = first + at;
             if users.solved.is_some_and(|solved| !solved[row]) {
@@ -112,6 +121,9 @@ impl Kernel for Task<'_> {
                 system.fixed.prefetch(simd, users.of(row + 1).rows, PREFETCHED);
             }
             let input = input(users.of(row), params);
+            if with_loss {
+                add_user(simd, &mut loss, x, &input, system, &mut scores);
+            }
             match params.solver {
                 Solver::ConjugateGradient { steps } => {
                     stopped += usize::from(descend(simd, x, &input, system, steps, &mut scratch));
@@ -122,7 +134,7 @@ impl Kernel for Task<'_> {
                 Solver::Cholesky => {}
             }
         }
-        Ok(stopped)
+        Ok((stopped, loss))
     }
 }
 
