@@ -75,7 +75,7 @@ impl Walk {
     ) -> Self {
         let shard_bytes = 4 * stride * n_users / n_shards.max(1);
         let pairs_per_leaf = n_pairs / (n_items * n_shards).max(1);
-        if n_shards > 1 && shard_bytes <= 1 << 20 && pairs_per_leaf >= 2 {
+        if n_shards > 1 && shard_bytes <= 2 << 20 && pairs_per_leaf >= 2 {
             Self::Tiles
         } else {
             Self::ItemByItem
