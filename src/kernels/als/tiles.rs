@@ -100,6 +100,21 @@ struct Tile<'a> {
     pairs: Pairs<'a, u32>,
 }
 
+impl<'a> Tile<'a> {
+    /// Each item with its pairs, whole blocks.
+    #[inline(always)]
+    fn runs(self) -> impl Iterator<Item = (usize, Pairs<'a, u32>)> {
+        let mut start = 0;
+        self.items.chunk_by(|a, b| a == b).map(move |run| {
+            let of_item = start..start + BLOCK * run.len();
+            start = of_item.end;
+            let Pairs { rows, confidences } = self.pairs;
+            let pairs = Pairs { rows: &rows[of_item.clone()], confidences: &confidences[of_item] };
+            (usize::from(run[0]), pairs)
+        })
+    }
+}
+
 /// What one range of items is summed with.
 #[derive(Clone, Copy)]
 pub(super) struct RangeSums<'a> {
@@ -162,27 +177,13 @@ impl RangeSums<'_> {
         let leaf: &mut [[f32; LANES]; GROUPS] =
             leaf.as_chunks_mut().0.try_into().expect("the width of a row");
         let v_rows = self.v.as_chunks::<LANES>().0.as_chunks::<GROUPS>().0;
-        let (mut v, mut sum) = ([simd.splat(0.0); GROUPS], [simd.splat(0.0); GROUPS]);
-        let (rows, _) = tile.pairs.rows.as_chunks::<BLOCK>();
-        let (confidences, _) = tile.pairs.confidences.as_chunks::<BLOCK>();
-        let mut last = None;
-        for ((rows, confidences), &item) in rows.iter().zip(confidences).zip(tile.items) {
-            if last != Some(item) {
-                if let Some(item) = last {
-                    store_row(simd, leaf, &sum);
-                    forest.push(simd, usize::from(item), shard, leaf.as_flattened_mut());
-                }
-                v = load_row(simd, &v_rows[usize::from(item)]);
-                sum = [simd.splat(0.0); GROUPS];
-                last = Some(item);
-            }
-            let pairs = Pairs { rows: rows.as_slice(), confidences: confidences.as_slice() };
-            let add = AddPairs::<u32, RESIDUAL> { pairs, fixed: self.users };
+        let add = AddPairs::<u32, RESIDUAL> { pairs: tile.pairs, fixed: self.users };
+        for (item, pairs) in tile.runs() {
+            let v = load_row(simd, &v_rows[item]);
+            let mut sum = [simd.splat(0.0); GROUPS];
             add.blocks::<S, GROUPS, BLOCK>(simd, pairs, &mut sum, &v);
-        }
-        if let Some(item) = last {
             store_row(simd, leaf, &sum);
-            forest.push(simd, usize::from(item), shard, leaf.as_flattened_mut());
+            forest.push(simd, item, shard, leaf.as_flattened_mut());
         }
     }
 
@@ -196,15 +197,7 @@ impl RangeSums<'_> {
         leaf: &mut [f32],
         forest: &mut Forest,
     ) {
-        let mut start = 0;
-        for run in tile.items.chunk_by(|a, b| a == b) {
-            let of_item = start..start + BLOCK * run.len();
-            start = of_item.end;
-            let pairs = Pairs {
-                rows: &tile.pairs.rows[of_item.clone()],
-                confidences: &tile.pairs.confidences[of_item],
-            };
-            let item = usize::from(run[0]);
+        for (item, pairs) in tile.runs() {
             leaf.fill(0.0);
             let v = row_of(self.v, item, self.users.stride);
             add(simd, self.term, leaf, pairs, self.users, v);

@@ -2,6 +2,7 @@
 
 use super::Input;
 use super::ranked::{BLOCK, Ranked};
+use crate::kernels::simd::{Kernel, Simd};
 use crate::types::ItemIdx;
 
 /// The neighbors kept of one row, in a buffer of about twice the length of the list.
@@ -151,9 +152,36 @@ fn safely_below(floor: f32) -> f64 {
     if floor.is_normal() { f64::from(floor) * (1.0 - 1e-6) } else { 0.0 }
 }
 
-/// Which cells of a block pass, as bits.
+/// What is summed for one pair of items.
+pub(super) trait Cell: Copy {
+    /// What its score rises with.
+    type Dot: Copy + PartialOrd;
+
+    fn dot(self) -> Self::Dot;
+}
+
+/// The cells of a block that hold at least so much, as bits.
+pub(super) struct Passing<'a, C: Cell> {
+    pub(super) cells: &'a [C; BLOCK],
+    pub(super) least: C::Dot,
+}
+
+impl<C: Cell> Kernel for Passing<'_, C> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) -> u64 {
+        let mut flags = [0u8; BLOCK];
+        for (flag, cell) in flags.iter_mut().zip(self.cells) {
+            *flag = u8::from(cell.dot() >= self.least);
+        }
+        bits(&flags)
+    }
+}
+
+/// Which flags are set, as bits.
 #[inline(always)]
-pub(super) fn bits(flags: &[u8; BLOCK]) -> u64 {
+fn bits(flags: &[u8; BLOCK]) -> u64 {
     let mut bits = 0;
     for (at, bytes) in flags.as_chunks::<8>().0.iter().enumerate() {
         // Gathers the lowest bit of each byte in the highest byte.

@@ -1,14 +1,14 @@
 //! Rows whose pairs weigh 1: the dot product is a number of users.
 
 use super::Input;
-use super::best::{Best, LIMITED, Row, bits};
+use super::best::{Best, Cell, LIMITED, Passing, Row};
 use super::parts::Parts;
 use super::ranked::{BLOCK, Code, Lists, Ranked};
 use crate::kernels::NeighborLists;
 use crate::kernels::simd::{Kernel, Simd, dispatch};
 
 /// A number of users.
-trait Count: Copy + Ord + Into<u32> {
+trait Count: Copy + Ord + Into<u32> + Cell<Dot = Self> {
     /// The count, if it is not above the largest.
     fn new(count: u32) -> Option<Self>;
 }
@@ -24,6 +24,24 @@ impl Count for u32 {
     #[inline(always)]
     fn new(count: u32) -> Option<Self> {
         Some(count)
+    }
+}
+
+impl Cell for u8 {
+    type Dot = Self;
+
+    #[inline(always)]
+    fn dot(self) -> Self {
+        self
+    }
+}
+
+impl Cell for u32 {
+    type Dot = Self;
+
+    #[inline(always)]
+    fn dot(self) -> Self {
+        self
     }
 }
 
@@ -152,25 +170,6 @@ fn scan<T: Count>(row: &mut Row<'_>, first_block: usize, cells: &[T], best: &mut
             let count = cells[at].into();
             row.offer(BLOCK * block + at, f64::from(count), count, best);
         }
-    }
-}
-
-/// The cells of a block that hold at least so many.
-struct Passing<'a, T> {
-    cells: &'a [T; BLOCK],
-    least: T,
-}
-
-impl<T: Count> Kernel for Passing<'_, T> {
-    type Output = u64;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) -> u64 {
-        let mut flags = [0u8; BLOCK];
-        for (flag, cell) in flags.iter_mut().zip(self.cells) {
-            *flag = u8::from(*cell >= self.least);
-        }
-        bits(&flags)
     }
 }
 

@@ -1,18 +1,27 @@
 //! Rows of weighted pairs: exact sums of products of affinities.
 
 use super::Input;
-use super::best::{Best, Row, bits};
+use super::best::{Best, Cell, Passing, Row};
 use super::counts::walks;
 use super::parts::Parts;
 use super::ranked::{BLOCK, Code, Lists};
 use crate::kernels::NeighborLists;
-use crate::kernels::simd::{Kernel, Simd, dispatch};
+use crate::kernels::simd::dispatch;
 
 /// The cell of weighted pairs; side by side, so that a pair costs one cache line.
 #[derive(Clone, Copy, Default)]
 struct Product {
     dot: i64,
     support: u32,
+}
+
+impl Cell for Product {
+    type Dot = i64;
+
+    #[inline(always)]
+    fn dot(self) -> i64 {
+        self.dot
+    }
 }
 
 /// One thread's accumulator, a cell per code; all are empty between rows.
@@ -85,25 +94,6 @@ fn scan(row: &mut Row<'_>, cells: &[Product], best: &mut Best) {
                 row.offer(BLOCK * block + at, dot as f64, support, best);
             }
         }
-    }
-}
-
-/// The cells of a block that hold at least so much.
-struct Passing<'a> {
-    cells: &'a [Product; BLOCK],
-    least: i64,
-}
-
-impl Kernel for Passing<'_> {
-    type Output = u64;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) -> u64 {
-        let mut flags = [0u8; BLOCK];
-        for (flag, cell) in flags.iter_mut().zip(self.cells) {
-            *flag = u8::from(cell.dot >= self.least);
-        }
-        bits(&flags)
     }
 }
 

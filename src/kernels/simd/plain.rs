@@ -39,9 +39,7 @@ impl Simd for Plain {
 
     #[inline(always)]
     fn fold(self, lanes: Self::Lanes) -> f32 {
-        let eight: [f32; 8] = std::array::from_fn(|lane| lanes[lane] + lanes[lane + 8]);
-        let four: [f32; 4] = std::array::from_fn(|lane| eight[lane] + eight[lane + 4]);
-        (four[0] + four[2]) + (four[1] + four[3])
+        super::fold(lanes)
     }
 
     #[inline(always)]
