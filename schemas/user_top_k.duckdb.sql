@@ -16,4 +16,4 @@ COMMENT ON COLUMN user_top_k.rank IS 'Place in the list, from 1 without gaps.';
 COMMENT ON COLUMN user_top_k.item_id IS 'The recommended item; once per user.';
 COMMENT ON COLUMN user_top_k.score IS 'Higher is better. Compare within one user''s list only.';
 COMMENT ON COLUMN user_top_k.source IS 'What put the item there: `item_neighbors`, `popularity`, or `fallback` for a place that no ranker filled.';
-COMMENT ON COLUMN user_top_k.because_item_id IS 'The item of the user''s history that contributed most; null where none did.';
+COMMENT ON COLUMN user_top_k.because_item_id IS 'The item of the user''s history that contributed most; null where none did, and everywhere with `top_k.because = false`.';

@@ -14,4 +14,4 @@ COMMENT ON COLUMN user_top_k_lists.user_id IS 'The user, as in the log.';
 COMMENT ON COLUMN user_top_k_lists.item_ids IS 'The recommended items, best first.';
 COMMENT ON COLUMN user_top_k_lists.scores IS 'Their scores: higher is better. Compare within one user''s list only.';
 COMMENT ON COLUMN user_top_k_lists.sources IS 'What put each item there, as in `user_top_k`.';
-COMMENT ON COLUMN user_top_k_lists.because_item_ids IS 'Per place, the item of the user''s history that contributed most; a null element where none did.';
+COMMENT ON COLUMN user_top_k_lists.because_item_ids IS 'Per place, the item of the user''s history that contributed most; a null element where none did, and everywhere with `top_k.because = false`.';

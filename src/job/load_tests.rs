@@ -161,7 +161,10 @@ fn absent_keys_take_their_defaults() {
     );
     assert_eq!(spec.fallback(), Fallback::Popularity);
     let top_k = spec.top_k.unwrap();
+    assert!(top_k.because);
     assert_eq!((top_k.n_candidates(), top_k.exclude_seen), (320, ExcludeSeen::Any(true)));
+    let spec = plain(&format!("{SMALL}[popularity]\n[top_k]\nbecause = false")).unwrap();
+    assert!(!spec.top_k.unwrap().because);
 
     let spec = plain(&format!("{SMALL}[popularity]\n[top_k]")).unwrap();
     assert_eq!(spec.candidates(), Candidates { popularity: Some(1.0), ..Candidates::default() });

@@ -27,7 +27,8 @@ pub struct Filter<'a> {
 pub struct ReasonedList {
     /// Items and scores, in the order of [`top_k::order`](crate::kernels::top_k::order).
     pub list: Vec<(ItemIdx, f32)>,
-    /// For each entry the history item that contributed most, ties to the lower index.
+    /// For each entry the history item that contributed most, ties to the lower index; empty from a
+    /// scratch without reasons.
     pub because: Vec<ItemIdx>,
 }
 
@@ -37,10 +38,11 @@ pub struct Scratch {
     cells: Vec<Cell>,
     touched: Vec<ItemIdx>,
     shortlist: Shortlist,
+    reasons: bool,
 }
 
 /// What one item has gathered for the user at hand; a contribution is above 0, so an empty cell is
-/// one whose largest contribution is 0.
+/// one whose score is 0.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
     score: f32,
@@ -55,7 +57,13 @@ impl Scratch {
             cells: vec![Cell::default(); n_items],
             touched: Vec::new(),
             shortlist: Shortlist::default(),
+            reasons: true,
         }
+    }
+
+    /// An empty accumulator that does not remember which item contributed most.
+    pub fn without_reasons(n_items: usize) -> Self {
+        Self { reasons: false, ..Self::new(n_items) }
     }
 }
 
@@ -84,7 +92,11 @@ pub fn neighbor_scores(
     assert_eq!(scratch.cells.len(), filter.recommendable.len(), "a cell per item");
     debug_assert!(history.items.is_sorted_by(|a, b| a < b), "a history is sorted");
     for (at, &item) in history.items.iter().enumerate() {
-        scratch.add(item, history.weights.map_or(1.0, |weights| weights[at]), neighbors);
+        let weight = history.weights.map_or(1.0, |weights| weights[at]);
+        match scratch.reasons {
+            true => scratch.add::<true>(item, weight, neighbors),
+            false => scratch.add::<false>(item, weight, neighbors),
+        }
     }
     let best = scratch.best(filter, k);
     scratch.clear();
@@ -93,17 +105,22 @@ pub fn neighbor_scores(
 
 impl Scratch {
     /// Adds what one history item says about its neighbors.
-    fn add(&mut self, because: ItemIdx, weight: f32, neighbors: &CandidateLists) {
+    fn add<const REASONS: bool>(
+        &mut self,
+        because: ItemIdx,
+        weight: f32,
+        neighbors: &CandidateLists,
+    ) {
         let Self { cells, touched, .. } = self;
         // A plain slice, so that its address stays in a register while `touched` grows.
         let cells = &mut cells[..];
         for &(item, similarity) in neighbors.of(because.index()) {
             let cell = &mut cells[item.index()];
             let contribution = weight * similarity;
-            if contribution > cell.largest {
-                if cell.largest == 0.0 {
-                    touched.push(item);
-                }
+            if cell.score == 0.0 && contribution > 0.0 {
+                touched.push(item);
+            }
+            if REASONS && contribution > cell.largest {
                 (cell.largest, cell.because) = (contribution, because);
             }
             cell.score += contribution;
@@ -123,7 +140,8 @@ impl Scratch {
             }
         }
         let list = self.shortlist.best().to_vec();
-        let because = list.iter().map(|(item, _)| self.cells[item.index()].because).collect();
+        let of_reasons = if self.reasons { list.as_slice() } else { &[] };
+        let because = of_reasons.iter().map(|(item, _)| self.cells[item.index()].because).collect();
         ReasonedList { list, because }
     }
 

@@ -47,7 +47,7 @@ pub(super) struct FactorRanker<'a> {
     pub(super) packed: &'a PackedItems,
 }
 
-/// A user's list, best first, and the history item behind each entry.
+/// A user's list, best first, and the history item behind each entry, where it is asked for.
 #[derive(Debug, Default)]
 pub(super) struct UserList {
     pub(super) entries: Vec<Candidate>,
@@ -55,9 +55,14 @@ pub(super) struct UserList {
 }
 
 impl ListInputs<'_> {
-    /// One accumulator per thread.
-    pub(super) fn scratches(n_threads: usize, n_items: usize) -> Vec<Mutex<Scratch>> {
-        (0..n_threads).map(|_| Mutex::new(Scratch::new(n_items))).collect()
+    /// One accumulator per thread, which keeps reasons where they are asked for.
+    pub(super) fn scratches(
+        n_threads: usize,
+        n_items: usize,
+        because: bool,
+    ) -> Vec<Mutex<Scratch>> {
+        let new = if because { Scratch::new } else { Scratch::without_reasons };
+        (0..n_threads).map(|_| Mutex::new(new(n_items))).collect()
     }
 
     /// The list of the user in `row` of a shard.
@@ -85,8 +90,11 @@ impl ListInputs<'_> {
         if self.fallback {
             self.fill_up(&mut entries, seen, segment);
         }
-        let mut because: Vec<_> = entries.iter().map(|entry| because(&reasoned, entry)).collect();
-        self.explain(histories, row, multiplied, &entries, &mut because);
+        let mut because = vec![None; entries.len()];
+        if self.top_k.because {
+            of_neighbors(&reasoned, &entries, &mut because);
+            self.explain(histories, row, multiplied, &entries, &mut because);
+        }
         UserList { entries, because }
     }
 
@@ -208,7 +216,10 @@ impl ListInputs<'_> {
     }
 }
 
-fn because(reasoned: &ReasonedList, entry: &Candidate) -> Option<ItemIdx> {
-    let place = reasoned.list.iter().position(|&(item, _)| item == entry.item)?;
-    Some(reasoned.because[place])
+/// The reasons of entries that neighbors propose.
+fn of_neighbors(reasoned: &ReasonedList, entries: &[Candidate], because: &mut [Option<ItemIdx>]) {
+    for (entry, because) in entries.iter().zip(because) {
+        let place = reasoned.list.iter().position(|&(item, _)| item == entry.item);
+        *because = place.map(|place| reasoned.because[place]);
+    }
 }

@@ -463,7 +463,7 @@ fn lists(
         discounts: debias.map(|weights| weights.discount.as_slice()),
         fallback: spec.fallback() == Fallback::Popularity,
         affinity_unit: prepared.calendar.decay.unit(),
-        scratches: ListInputs::scratches(job.threads, prepared.item_ids.len()),
+        scratches: ListInputs::scratches(job.threads, prepared.item_ids.len(), top_k.because),
     };
     let n_users = prepared.shards.iter().map(|shard| shard.n_users() as u64).sum();
     let write = |worker: &Worker<'_>| {

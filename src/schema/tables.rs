@@ -248,7 +248,8 @@ pub static USER_TOP_K: Table = Table {
             "because_item_id",
             ItemId,
             "",
-            "The item of the user's history that contributed most; null where none did.",
+            "The item of the user's history that contributed most; null where none did, and \
+             everywhere with `top_k.because = false`.",
         ),
     ],
     example: "SELECT rank, item_id, source FROM user_top_k WHERE user_id = 42 ORDER BY rank;",
@@ -281,7 +282,7 @@ pub static USER_TOP_K_LISTS: Table = Table {
             ListOfNullable(&ItemId),
             "",
             "Per place, the item of the user's history that contributed most; a null element \
-             where none did.",
+             where none did, and everywhere with `top_k.because = false`.",
         ),
     ],
     example: "SELECT item_ids, scores FROM user_top_k_lists WHERE user_id = 42;",

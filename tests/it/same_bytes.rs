@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use serde_json::Value;
 
@@ -110,6 +111,41 @@ fn threads_files_and_row_groups_do_not_matter() {
         assert_eq!(first, again);
         assert_eq!(first, threads);
         assert_eq!(first, cut);
+    }
+}
+
+/// All that a list says but the reasons of its entries.
+fn without_reasons(lists: &RecordBatch) -> RecordBatch {
+    let columns: Vec<usize> = (0..lists.num_columns())
+        .filter(|&at| !lists.schema().field(at).name().starts_with("because_"))
+        .collect();
+    lists.project(&columns).unwrap()
+}
+
+#[test]
+fn lists_without_reasons_are_the_same_but_for_them() {
+    let sandbox = shop("string", "cg");
+    let shapes = [
+        ("rows", "user_top_k", "because_item_id"),
+        ("lists", "user_top_k_lists", "because_item_ids"),
+    ];
+    for (shape, table, column) in shapes {
+        let run = |because: bool| {
+            let flags = [format!("top_k.shape={shape}"), format!("top_k.because={because}")];
+            let flags = flags.iter().flat_map(|flag| ["--set", flag]).chain(["--force"]);
+            let outcome = sandbox.run(&flags.collect::<Vec<_>>());
+            sandbox.table(&outcome, table)
+        };
+        let (with, without) = (run(true), run(false));
+        assert_eq!(without_reasons(&with), without_reasons(&without), "{shape}");
+        assert_eq!(with.schema(), without.schema(), "{shape}");
+        let given = |lists: &RecordBatch| {
+            let reasons = lists.column_by_name(column).unwrap();
+            let reasons = reasons.as_list_opt::<i32>().map_or(reasons, |lists| lists.values());
+            reasons.len() - reasons.null_count()
+        };
+        assert!(given(&with) > 10_000, "{shape}: {} reasons", given(&with));
+        assert_eq!(given(&without), 0, "{shape}");
     }
 }
 

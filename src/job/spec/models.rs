@@ -194,6 +194,11 @@ pub struct TopK {
         example = &"popularity"
     )]
     pub fallback: Option<Fallback>,
+    /// Say of each entry which item of the history adds most to its score. `false` leaves
+    /// `because_item_id` empty in every row and saves the work, which is much of that of the lists
+    /// where `als` is a ranker; the lists are the same.
+    #[schemars(example = false)]
+    pub because: bool,
     /// Shape of the published table `user_top_k`.
     #[schemars(example = &"lists")]
     pub shape: Shape,
@@ -212,6 +217,7 @@ impl Default for TopK {
             exclude_seen_days: None,
             debias: false,
             fallback: None,
+            because: true,
             shape: Shape::Rows,
         }
     }

@@ -220,6 +220,7 @@ proptest! {
         let lists = CandidateLists::new(&all_neighbors(&log, &params), 10);
         let recommendable: Vec<bool> = (0..log.n_items).map(|item| item % skip != 0).collect();
         let mut scratch = Scratch::new(log.n_items);
+        let mut without = Scratch::without_reasons(log.n_items);
         for user in 0..log.view().n_users() {
             let items = log.history(user);
             let weights: Vec<f32> = (1..=items.len()).map(|at| 1.0 / at as f32).collect();
@@ -227,7 +228,10 @@ proptest! {
             let seen: Vec<ItemIdx> = items.iter().step_by(skip).copied().collect();
             let filter = Filter { seen: &seen, recommendable: &recommendable };
             let found = neighbor_scores(&history, &lists, &filter, k, &mut scratch);
-            prop_assert_eq!(found, reference::neighbor_scores(&history, &lists, &filter, k));
+            let expected = reference::neighbor_scores(&history, &lists, &filter, k);
+            let bare = neighbor_scores(&history, &lists, &filter, k, &mut without);
+            prop_assert_eq!((&bare.list, bare.because.len()), (&expected.list, 0));
+            prop_assert_eq!(found, expected);
         }
     }
 }

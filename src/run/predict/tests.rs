@@ -71,6 +71,22 @@ fn more_processes_take_less_time_and_memory_each() {
 }
 
 #[test]
+fn lists_without_reasons_take_less_time() {
+    let (mut plan, seconds) = (large(), |plan: &Plan| {
+        let sizes = sizes_of(plan, 100_000, 20_000, 8_000_000);
+        of_stage(&predicted(plan, sizes, 1), "top-k lists").seconds
+    });
+    let with = seconds(&plan);
+    plan.spec.top_k.as_mut().unwrap().because = false;
+    assert!(seconds(&plan) < with);
+    // Neighbors tell their reasons on the way.
+    plan.spec.als = None;
+    let neighbors = seconds(&plan);
+    plan.spec.top_k.as_mut().unwrap().because = true;
+    assert_eq!(seconds(&plan), neighbors);
+}
+
+#[test]
 fn hints_go_before_the_last_run_and_that_before_assumptions() {
     let plan = large();
     let (assumed, from) = sizes::hinted(&plan, None, Hints::default());

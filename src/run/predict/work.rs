@@ -215,9 +215,11 @@ impl Busiest<'_> {
         let mut work = Vec::new();
         if let Some(als) = spec.als.as_ref().filter(|_| runs(Ranker::Als)) {
             let width = als.n_factors as f64;
-            let explained = users * width * width * width / 6.0 + pairs * width * width / 2.0;
             work.push((Cost::Score, self.spread(users * items * width)));
-            work.push((Cost::Explained, self.spread(explained)));
+            if top_k.because {
+                let explained = users * width * width * width / 6.0 + pairs * width * width / 2.0;
+                work.push((Cost::Explained, self.spread(explained)));
+            }
         }
         if let Some(of) = spec.item_neighbors.as_ref().filter(|_| runs(Ranker::ItemNeighbors)) {
             // Most of a history are popular items, which are neighbors of more than they have.
