@@ -7,6 +7,7 @@ mod builder;
 mod event;
 mod group;
 mod pairs;
+mod runs;
 mod weights;
 
 use std::collections::HashMap;
@@ -215,8 +216,8 @@ impl Rows<'_> {
         let mut order: Vec<u32> = (0..ids.len() as u32).collect();
         order.sort_unstable_by(|&a, &b| ids.cmp_rows(a as usize, b as usize));
         let digests = digests(self.blocks);
-        let mut builder = Builder::new(params, adder, self.layout, like, &digests);
-        builder.some_are_late = self.layout.time_us(latest) >= params.calendar.as_of_us;
+        let of_rows = (latest, keys.len());
+        let mut builder = Builder::new(params, adder, self.layout, like, &digests, of_rows);
         builder.draft.history.reserve(ids.len(), keys.len());
         let mut spare = Vec::new();
         for code in order.into_iter().map(|code| code as usize) {

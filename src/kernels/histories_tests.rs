@@ -489,8 +489,43 @@ prop_compose! {
     }
 }
 
+/// Logs, some of them long, whose events weigh what their kinds do, and that mostly count as a whole.
+fn plain() -> impl Strategy<Value = (Vec<Row>, Setup)> {
+    let row = (0u32..4, 0..N_ITEMS, 0..3u8, 0i64..95);
+    let rows =
+        prop_oneof![prop::collection::vec(row.clone(), 0..40), prop::collection::vec(row, 0..900)];
+    let marks = prop_oneof![Just([true; 3]), Just([false; 3]), any::<[bool; 3]>()];
+    (rows, setups(), marks, any::<[bool; 4]>()).prop_map(
+        |(rows, mut setup, marks, [has_window, is_old, has_segments, has_heavy])| {
+            let row = |(user, item, kind, time)| {
+                let time = DAY_US * (time + i64::from(is_old && time > 90) * 20);
+                Row { user, item, kind, value: 1.0, time, id: 0 }
+            };
+            let weights = [1.0, 2.5, if has_heavy { 4e9 } else { 1e-5 }];
+            let kind = |(weight, marks_seen)| {
+                let undone = kinds().swap_remove(0);
+                EventKind { weight, marks_seen, negative_undoes: false, ..undone }
+            };
+            setup.kinds = weights.into_iter().zip(marks).map(kind).collect();
+            setup.calendar.decay.half_life_us = None;
+            if !has_window {
+                setup.calendar.window_start_us = i64::MIN;
+            }
+            setup.has_segments &= has_segments;
+            (rows.into_iter().map(row).collect(), setup)
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn plain_logs_are_no_exception((rows, setup) in plain(), as_bytes in any::<bool>()) {
+        let outcome = kernel(&rows, &setup, as_bytes);
+        prop_assert_eq!(&outcome, &twin(&rows, &setup));
+        prop_assert_eq!(rows.len() as u64, outcome.rows_used + outcome.filtered.total());
+    }
 
     #[test]
     fn the_kernel_equals_its_twin(rows in rows(), setup in setups(), as_bytes in any::<bool>()) {

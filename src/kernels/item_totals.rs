@@ -204,8 +204,9 @@ impl Adder<'_> {
     ///
     /// All items of a user at once: the sums of most are not in the cache, and a short loop waits for
     /// many of them at a time.
-    pub fn add_user(&mut self, items: &[OfUser]) {
-        for &OfUser { item, first_us, last_us, sums } in items {
+    #[inline]
+    pub fn add_user(&mut self, items: impl IntoIterator<Item = OfUser>) {
+        for OfUser { item, first_us, last_us, sums } in items {
             let item = item as usize;
             let heaviest = sums.map_or(0, |sums| sums.weight.max(sums.affinity));
             self.heaviest = self.heaviest.max(heaviest);

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::event::{Event, Layout};
 use super::group::Kept;
 use super::pairs::DraftPairs;
+use super::runs::{self, Plain, Run};
 use super::weights::{MAX, Weights};
 use super::{Draft, EventKind, Filtered, Params};
 use crate::kernels::item_totals::{Adder, OfUser, PairSums};
@@ -26,7 +27,11 @@ pub(super) struct Builder<'a, 't> {
     /// Whether some kind takes back another.
     may_undo: bool,
     /// Whether some event is at or after `as_of`.
-    pub(super) some_are_late: bool,
+    some_are_late: bool,
+    /// Where sums are all that decides.
+    plain: Option<Plain>,
+    /// Room for the runs of a user.
+    runs: Vec<Run>,
     pub(super) draft: Draft,
     /// What the user at hand likes, and what they do not.
     pairs: Vec<Pair>,
@@ -50,7 +55,11 @@ impl<'a, 't> Builder<'a, 't> {
         layout: &'a Layout,
         like: &Ids,
         digests: &'a [u128],
+        (latest, n_rows): (u64, usize),
     ) -> Self {
+        let weights = Weights::new(params.kinds, &params.calendar.decay);
+        let latest_us = layout.time_us(latest);
+        let plain = Plain::of(params, layout, &weights, latest_us, n_rows);
         let draft = Draft {
             user_ids: like.new_like(),
             history: DraftPairs::default(),
@@ -68,8 +77,10 @@ impl<'a, 't> Builder<'a, 't> {
             params,
             adder,
             layout,
-            weights: Weights::new(params.kinds, &params.calendar.decay),
-            some_are_late: true,
+            weights,
+            some_are_late: latest_us >= params.calendar.as_of_us,
+            plain: plain.filter(|_| digests.is_empty()),
+            runs: Vec::new(),
             may_undo: params.kinds.iter().any(EventKind::may_undo),
             draft,
             pairs: Vec::new(),
@@ -84,6 +95,9 @@ impl<'a, 't> Builder<'a, 't> {
 
     /// Takes the events of one user; `spare` is room.
     pub(super) fn user<K: Kept>(&mut self, id: IdRef<'_>, events: &mut [K], spare: &mut Vec<K>) {
+        if self.plain_user(id, events, spare) {
+            return;
+        }
         K::sort(events, self.layout, spare);
         let n_left = self.drop_later_and_repeated(events);
         if n_left == 0 {
@@ -101,8 +115,42 @@ impl<'a, 't> Builder<'a, 't> {
             self.item(of_item, &mut facts);
         }
         facts.pairs = self.pairs.len() as u32;
-        self.adder.add_user(&self.of_items);
+        self.adder.add_user(self.of_items.iter().copied());
+        let (draft, cap) = (&mut self.draft, self.params.interactions_per_user_max);
+        draft.history.push(&mut self.pairs, cap);
+        draft.dislikes.push(&mut self.dislikes, cap);
         self.close_user(id, facts);
+    }
+
+    /// Takes the events of one user where sums decide; false if it has not, as for a user whose items
+    /// are over the cap.
+    fn plain_user<K: Kept>(&mut self, id: IdRef<'_>, events: &mut [K], spare: &mut Vec<K>) -> bool {
+        let Self { plain: Some(plain), runs, params, layout, draft, adder, .. } = self else {
+            return false;
+        };
+        K::sort_by_item(events, layout, spare);
+        let runs = plain.runs(events, layout, runs);
+        if runs.len() > params.interactions_per_user_max {
+            return false;
+        }
+        let ticks = runs.iter().fold((u64::MAX, 0), |(first, last), run| {
+            (run.first_ticks.min(first), run.last_ticks.max(last))
+        });
+        adder.add_user(runs::of_user(runs, layout));
+        draft.history.push_runs(runs);
+        draft.dislikes.push(&mut [], usize::MAX);
+        if plain.marks_seen {
+            draft.seen.extend(runs.iter().map(|run| run.item));
+        }
+        draft.rows_used += events.len() as u64;
+        let facts = UserFacts {
+            events: events.len() as u32,
+            pairs: runs.len() as u32,
+            first_event_us: layout.time_us(ticks.0),
+            last_event_us: layout.time_us(ticks.1),
+        };
+        self.close_user(id, facts);
+        true
     }
 
     /// Moves the events that count to the front, still in order; returns how many they are.
@@ -245,10 +293,8 @@ impl<'a, 't> Builder<'a, 't> {
 
     /// Writes the user at hand.
     fn close_user(&mut self, id: IdRef<'_>, facts: UserFacts) {
-        let (draft, cap) = (&mut self.draft, self.params.interactions_per_user_max);
+        let draft = &mut self.draft;
         draft.user_ids.push(id);
-        draft.history.push(&mut self.pairs, cap);
-        draft.dislikes.push(&mut self.dislikes, cap);
         draft.seen_ends.push(u32::try_from(draft.seen.len()).expect("a shard: under 2^32 pairs"));
         draft.facts.push(facts);
         if self.params.segment_of.is_some() {

@@ -107,6 +107,14 @@ impl Layout {
         self.first_us.wrapping_add(self.tick_us.wrapping_mul(ticks) as i64)
     }
 
+    /// The ticks from which on times are at or after `time_us`; past all times if that is later.
+    pub(super) fn ticks_from(&self, time_us: i64) -> u64 {
+        let after_first = i128::from(time_us) - i128::from(self.first_us);
+        let tick_us = i128::from(self.tick_us);
+        let ticks = (after_first.max(0) + tick_us - 1) / tick_us;
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+
     /// What `ticks` of this layout an offset in `times` is: to be multiplied by, and to be added.
     pub(super) fn ticks_of(&self, times: &Column<'_>) -> (u64, u64) {
         let first = times.low().wrapping_sub(self.first_us as u64 ^ (1 << 63));
@@ -143,10 +151,18 @@ pub(super) trait Key: Copy + Default + Ord {
     /// The event's time.
     fn ticks(self, layout: &Layout) -> u64;
 
+    /// The event's kind.
+    fn kind(self, layout: &Layout) -> u8;
+
     /// Sorts the events of a user; `spare` is room.
     fn sort(events: &mut [Self], layout: &Layout, spare: &mut Vec<Self>) {
         let _ = (layout, spare);
         events.sort_unstable();
+    }
+
+    /// Sorts them by item, in any order within one.
+    fn sort_by_item(events: &mut [Self], layout: &Layout, spare: &mut Vec<Self>) {
+        Self::sort(events, layout, spare);
     }
 }
 
@@ -169,6 +185,11 @@ impl Key for Event {
     #[inline]
     fn ticks(self, _: &Layout) -> u64 {
         self.ticks
+    }
+
+    #[inline]
+    fn kind(self, _: &Layout) -> u8 {
+        self.kind
     }
 }
 
@@ -207,6 +228,11 @@ impl Key for u64 {
         layout.ticks.of(self)
     }
 
+    #[inline]
+    fn kind(self, layout: &Layout) -> u8 {
+        layout.kind.of(self) as u8
+    }
+
     fn sort(events: &mut [Self], layout: &Layout, spare: &mut Vec<Self>) {
         if events.len() < RADIX_EVENTS_MIN {
             events.sort_unstable();
@@ -218,6 +244,13 @@ impl Key for u64 {
             if of_item.len() > 1 {
                 of_item.sort_unstable();
             }
+        }
+    }
+
+    fn sort_by_item(events: &mut [Self], layout: &Layout, spare: &mut Vec<Self>) {
+        match events.len() < RADIX_EVENTS_MIN {
+            true => events.sort_unstable(),
+            false => radix_sort(events, layout.item_shift, layout.item_width, spare),
         }
     }
 }

@@ -19,7 +19,6 @@ pub(super) struct Room {
 }
 
 /// The users of a shard and where their events go.
-#[derive(Default)]
 pub(super) struct Users {
     table: CodeTable,
     /// The user of each row, by code.
@@ -28,6 +27,20 @@ pub(super) struct Users {
     starts: Vec<u32>,
     /// Where the next event of each user goes.
     next: Vec<u32>,
+    /// Ids of the rows of a block.
+    of_block: Vec<i64>,
+}
+
+impl Default for Users {
+    fn default() -> Self {
+        Self {
+            table: CodeTable::sparse(),
+            code_of_row: Vec::new(),
+            starts: Vec::new(),
+            next: Vec::new(),
+            of_block: Vec::new(),
+        }
+    }
 }
 
 impl Users {
@@ -58,22 +71,22 @@ impl Users {
     }
 
     fn ints(&mut self, column: &Column<'_>, n_rows: usize, ids: &mut Vec<i64>) {
-        let Self { table, code_of_row, next, .. } = self;
-        code_of_row.reserve(n_rows);
+        let Self { table, code_of_row, next, of_block, .. } = self;
+        column.decode(n_rows, of_block, Column::as_i64);
         let hash = |id: i64| mixed(id as u64);
-        column.for_each(n_rows, |id| {
-            let id = Column::as_i64(id);
+        let first_row = code_of_row.len();
+        code_of_row.resize(first_row + n_rows, 0);
+        for (&id, code) in of_block.iter().zip(&mut code_of_row[first_row..]) {
             let is_same = |code: u32| ids[code as usize] == id;
             let hash_of = |code: u32| hash(ids[code as usize]);
             let new = ids.len() as u32;
-            let code = table.find_or_add(hash(id), new, is_same, hash_of);
-            if code == new {
+            *code = table.find_or_add(hash(id), new, is_same, hash_of);
+            if *code == new {
                 ids.push(id);
-                next.push(0);
             }
-            next[code as usize] += 1;
-            code_of_row.push(code);
-        });
+        }
+        next.resize(ids.len(), 0);
+        code_of_row[first_row..].iter().for_each(|&code| next[code as usize] += 1);
     }
 
     fn texts(&mut self, distinct: &ByteIds, codes: &Column<'_>, n_rows: usize, ids: &mut ByteIds) {

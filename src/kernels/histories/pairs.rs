@@ -1,6 +1,7 @@
 //! Items and affinities of the users of a shard, before and after the support of items is known.
 
 use super::builder::Pair;
+use super::runs::Run;
 use crate::types::{ItemIdx, ItemLists};
 
 /// Items and affinities of consecutive users, end to end.
@@ -38,6 +39,18 @@ impl DraftPairs {
         }
         self.items.extend(pairs.iter().map(|pair| pair.item));
         self.affinities.extend(pairs.iter().map(|pair| pair.affinity));
+        self.ends.push(u32::try_from(self.items.len()).expect("a shard holds under 2^32 pairs"));
+    }
+
+    /// The same of runs of events, not over the cap.
+    pub(super) fn push_runs(&mut self, runs: &[Run]) {
+        self.items.extend(runs.iter().map(|run| run.item));
+        let mut before = 0;
+        self.affinities.extend(runs.iter().map(|run| {
+            let affinity = run.weight.wrapping_sub(before);
+            before = run.weight;
+            affinity
+        }));
         self.ends.push(u32::try_from(self.items.len()).expect("a shard holds under 2^32 pairs"));
     }
 

@@ -50,6 +50,12 @@ impl<'a> Weights<'a> {
         }
     }
 
+    /// What every event of a kind weighs, if that is above 0 and its affinity is the same.
+    pub(super) fn plain(&self, kind: usize) -> Option<i64> {
+        let Weight { is_negative, units, affinity } = self.fixed[kind]?;
+        (!is_negative && units > 0 && affinity == units).then_some(units)
+    }
+
     fn computed(&self, kind: &EventKind, value: f32, time_us: i64) -> Weight {
         let EventKind { weight, transform, value_max, .. } = *kind;
         let weight = event_weight(weight, f64::from(value), transform, value_max);
