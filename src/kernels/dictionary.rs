@@ -32,25 +32,9 @@ impl Interner {
     /// At 2³² − 1 distinct ids, and for an id of the other kind.
     #[inline]
     pub fn intern(&mut self, id: IdRef<'_>) -> u32 {
-        let Self { small, table, ids } = self;
+        let Self { table, ids, .. } = self;
         match (id, ids) {
-            (IdRef::Int(id), Ids::Int(ids)) if (0..SMALL_MAX).contains(&id) => {
-                match small.get(id as usize) {
-                    Some(&code) if code != UNSEEN => code,
-                    _ => add_small(small, ids, id),
-                }
-            }
-            (IdRef::Int(id), Ids::Int(ids)) => {
-                let hash = |id: i64| mixed(id as u64);
-                let is_same = |code: u32| ids[code as usize] == id;
-                let next = next_code(ids.len());
-                let hash_of = |code: u32| hash(ids[code as usize]);
-                let code = table.find_or_add(hash(id), next, is_same, hash_of);
-                if code == next {
-                    ids.push(id);
-                }
-                code
-            }
+            (IdRef::Int(id), _) => self.intern_int(id),
             (IdRef::Bytes(id), Ids::Bytes(ids)) => {
                 let is_same = |code: u32| ids.get(code as usize) == id;
                 let next = next_code(ids.len());
@@ -63,6 +47,37 @@ impl Interner {
             }
             _ => panic!("a dictionary is all integers or all bytes"),
         }
+    }
+
+    /// The same of an integer.
+    ///
+    /// # Panics
+    /// As [`Interner::intern`].
+    #[inline(always)]
+    pub fn intern_int(&mut self, id: i64) -> u32 {
+        // A negative one is above all others.
+        match self.small.get(usize::try_from(id as u64).unwrap_or(usize::MAX)) {
+            Some(&code) if code != UNSEEN => code,
+            _ => self.intern_other_int(id),
+        }
+    }
+
+    #[inline(never)]
+    fn intern_other_int(&mut self, id: i64) -> u32 {
+        let Self { small, table, ids } = self;
+        let Ids::Int(ids) = ids else { panic!("a dictionary is all integers or all bytes") };
+        if (0..SMALL_MAX).contains(&id) {
+            return add_small(small, ids, id);
+        }
+        let hash = |id: i64| mixed(id as u64);
+        let is_same = |code: u32| ids[code as usize] == id;
+        let next = next_code(ids.len());
+        let hash_of = |code: u32| hash(ids[code as usize]);
+        let code = table.find_or_add(hash(id), next, is_same, hash_of);
+        if code == next {
+            ids.push(id);
+        }
+        code
     }
 
     /// The ids in the order of their codes.

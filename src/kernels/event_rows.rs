@@ -18,9 +18,9 @@ pub struct EventRows {
     pub items: Vec<u32>,
     /// Which kind of event: an index into the plan's kinds.
     pub kinds: Vec<u8>,
-    /// The mapped value, 1 where none is mapped. Finite.
+    /// The mapped value, 1 where none is mapped. Finite. Empty if no row has one.
     pub values: Vec<f32>,
-    /// When, in microseconds since 1970; 0 in a log without times.
+    /// When, in microseconds since 1970; 0 in a log without times. Empty if no row has one.
     pub times: Vec<i64>,
     /// What makes two rows the same event; 0 for a row without event id. Empty if no row has one.
     pub digests: Vec<u128>,
@@ -67,35 +67,45 @@ impl EventRows {
     /// A log of 10⁵ users and 10⁴ items over half a year, by the second, takes 10 bytes a row.
     pub fn pack(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(16 * self.len() + 128);
+        self.pack_into(&mut out);
+        out
+    }
+
+    /// The same at the end of `out`.
+    pub fn pack_into(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&(self.len() as u32).to_le_bytes());
         match &self.users {
             RowUsers::Int(ids) => {
                 out.push(0);
-                pack_column(ids, &mut out);
+                pack_column(ids, out);
             }
             RowUsers::Bytes(ids) => {
                 let (bytes, ends) = ids.distinct().parts();
                 out.push(1);
                 out.extend_from_slice(&(ends.len() as u32).to_le_bytes());
-                pack_column(ends, &mut out);
+                pack_column(ends, out);
                 out.extend_from_slice(bytes);
-                pack_column(ids.codes(), &mut out);
+                pack_column(ids.codes(), out);
             }
         }
-        pack_column(&self.items, &mut out);
-        pack_column(&self.kinds, &mut out);
-        pack_column(&self.values, &mut out);
-        pack_times(&self.times, &mut out);
+        pack_column(&self.items, out);
+        pack_column(&self.kinds, out);
+        pack_column(of_all(&self.values, &[1.0]), out);
+        pack_times(of_all(&self.times, &[0]), out);
         let has_digests = !self.digests.is_empty();
         out.push(u8::from(has_digests));
         if has_digests {
             for shift in [0, 64] {
                 let half = self.digests.iter().map(|&digest| (digest >> shift) as u64);
-                pack_column(&half.collect::<Vec<_>>(), &mut out);
+                pack_column(&half.collect::<Vec<_>>(), out);
             }
         }
-        out
     }
+}
+
+/// The values of a column, or what stands for all of them: a constant takes no byte per row.
+fn of_all<'a, T>(values: &'a [T], constant: &'a [T; 1]) -> &'a [T] {
+    if values.is_empty() { constant } else { values }
 }
 
 /// A number of a column.
@@ -351,6 +361,14 @@ mod tests {
         let one = rows(&[(7, 3, 1, 1.0, 99, 0)]).pack().len();
         let many = rows(&[(7, 3, 1, 1.0, 99, 0); 1000]).pack().len();
         assert_eq!(one, many);
+    }
+
+    #[test]
+    fn a_column_that_no_row_has_is_its_constant() {
+        let mut rows = rows(&[(7, 3, 1, 1.0, 0, 0), (9, 5, 0, 1.0, 0, 0)]);
+        let packed = rows.pack();
+        (rows.values, rows.times) = (Vec::new(), Vec::new());
+        assert_eq!(rows.pack(), packed);
     }
 
     #[test]

@@ -190,7 +190,7 @@ fn packed_row_bytes(plan: &Plan, users: u64, items: u64) -> u64 {
     };
     let user = match plan.user_id_type.is_int() {
         true => width(users),
-        false => text_user_bytes(plan.n_shards, users),
+        false => text_user_bytes(plan, users),
     };
     let of_column = |has: bool, bytes: u64| if has { bytes } else { 0 };
     user + width(items)
@@ -201,8 +201,9 @@ fn packed_row_bytes(plan: &Plan, users: u64, items: u64) -> u64 {
 }
 
 /// A code per row, and the id once per block.
-fn text_user_bytes(n_shards: u32, users: u64) -> u64 {
-    let (rows, users) = (block_rows(n_shards) as f64, users as f64 / f64::from(n_shards));
+fn text_user_bytes(plan: &Plan, users: u64) -> u64 {
+    let rows = block_rows(plan.n_shards, plan.user_id_type) as f64;
+    let users = users as f64 / f64::from(plan.n_shards);
     let distinct = users * (1.0 - (-rows / users).exp());
     2 + ((TEXT_ID_BYTES + 2) as f64 * distinct / rows).ceil() as u64
 }

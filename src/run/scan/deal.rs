@@ -4,7 +4,7 @@ use crate::job::plan::Plan;
 use crate::kernels::dictionary::Interner;
 use crate::kernels::event_rows::{EventRows, RowUsers};
 use crate::schema::{EventBatch, IdColumn};
-use crate::types::{IdRef, Ids, shard_hash, shard_of_hash};
+use crate::types::{IdRef, IdType, Ids, shard_hash, shard_of_hash};
 
 /// Takes a packed block of a shard; false to stop.
 pub(super) type Emit<'a> = dyn FnMut(u32, Vec<u8>) -> bool + 'a;
@@ -29,6 +29,8 @@ pub(super) struct Dealer {
     /// The rows of the batch at hand in the order of their shards, and the shard of each.
     order: Vec<u32>,
     shard_of: Vec<u32>,
+    /// The block at hand.
+    packed: Vec<u8>,
 }
 
 /// The shard hash of the user of each row that counts.
@@ -49,9 +51,11 @@ struct ItemCodes {
 
 const UNSEEN: u32 = u32::MAX;
 
-/// Rows of a full block: of so many shards, readers have 2¹⁹ rows at hand.
-pub(in crate::run) fn block_rows(n_shards: u32) -> usize {
-    ((1 << 19) / n_shards as usize).clamp(256, 8_192)
+/// Rows of a full block: of so many shards, a reader has 2¹⁷ rows at hand, which its core's cache
+/// holds; four times as many of users whose ids are texts, as each block has these once.
+pub(in crate::run) fn block_rows(n_shards: u32, users: IdType) -> usize {
+    let rows = if users.is_int() { 1 << 17 } else { 1 << 19 };
+    (rows / n_shards as usize).clamp(256, 8_192)
 }
 
 impl Dealer {
@@ -59,13 +63,14 @@ impl Dealer {
         let users = Ids::new(plan.user_id_type);
         Self {
             n_shards: plan.n_shards,
-            block_rows: block_rows(plan.n_shards),
+            block_rows: block_rows(plan.n_shards, plan.user_id_type),
             shards: (0..plan.n_shards).map(|_| EventRows::new_like(&users)).collect(),
             items: Interner::new_like(&Ids::new(plan.item_id_type)),
             users: UserHashes::default(),
             item_codes: ItemCodes::default(),
             order: Vec::new(),
             shard_of: Vec::new(),
+            packed: Vec::new(),
         }
     }
 
@@ -128,10 +133,13 @@ impl Dealer {
     }
 
     fn flush(&mut self, shard: u32, emit: &mut Emit<'_>) -> bool {
-        let rows = &mut self.shards[shard as usize];
-        let packed = rows.pack();
+        let Self { shards, packed, .. } = self;
+        let rows = &mut shards[shard as usize];
+        packed.clear();
+        rows.pack_into(packed);
         rows.clear();
-        emit(shard, packed)
+        // As large as it is: most of the memory of a scan are its blocks.
+        emit(shard, packed.as_slice().to_vec())
     }
 
     /// Emits all rows that are left; false as soon as `emit` says so.
@@ -160,12 +168,20 @@ fn append(to: &mut EventRows, batch: &Batch<'_>, rows: &[u32], hashes: &[u64], c
     let first_kind = batch.first_kind as u8;
     to.kinds.extend(rows_of().map(|row| first_kind + kinds[row]));
     match batch.values {
+        [] if to.values.is_empty() => {}
         [] => to.values.resize(n_rows, 1.0),
-        values => to.values.extend(rows_of().map(|row| values[row])),
+        values => {
+            to.values.resize(n_before, 1.0);
+            to.values.extend(rows_of().map(|row| values[row]));
+        }
     }
     match times {
+        None if to.times.is_empty() => {}
         None => to.times.resize(n_rows, 0),
-        Some(times) => to.times.extend(rows_of().map(|row| times[row])),
+        Some(times) => {
+            to.times.resize(n_before, 0);
+            to.times.extend(rows_of().map(|row| times[row]));
+        }
     }
     match ids {
         None if to.digests.is_empty() => {}
@@ -206,7 +222,7 @@ impl ItemCodes {
         of_row.resize(items.len(), 0);
         let rows = rows.iter().map(|&row| row as usize);
         if let Some(ids) = items.ints() {
-            rows.for_each(|row| of_row[row] = interner.intern(IdRef::Int(ids[row])));
+            rows.for_each(|row| of_row[row] = interner.intern_int(ids[row]));
             return;
         }
         let Some(keys) = items.keys() else {
