@@ -501,7 +501,7 @@ fn plain() -> impl Strategy<Value = (Vec<Row>, Setup)> {
                 let time = DAY_US * (time + i64::from(is_old && time > 90) * 20);
                 Row { user, item, kind, value: 1.0, time, id: 0 }
             };
-            let weights = [1.0, 2.5, if has_heavy { 4e9 } else { 1e-5 }];
+            let weights = [1.0, 2.5, if has_heavy { 1e7 } else { 1e-5 }];
             let kind = |(weight, marks_seen)| {
                 let undone = kinds().swap_remove(0);
                 EventKind { weight, marks_seen, negative_undoes: false, ..undone }

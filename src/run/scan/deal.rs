@@ -51,10 +51,10 @@ struct ItemCodes {
 
 const UNSEEN: u32 = u32::MAX;
 
-/// Rows of a full block: of so many shards, a reader has 2¹⁷ rows at hand, which its core's cache
-/// holds; four times as many of users whose ids are texts, as each block has these once.
+/// Rows of a full block: of so many shards, a reader has 2¹⁸ rows at hand, about what its core's cache
+/// holds; twice as many of users whose ids are texts, as each block has these once.
 pub(in crate::run) fn block_rows(n_shards: u32, users: IdType) -> usize {
-    let rows = if users.is_int() { 1 << 17 } else { 1 << 19 };
+    let rows = if users.is_int() { 1 << 18 } else { 1 << 19 };
     (rows / n_shards as usize).clamp(256, 8_192)
 }
 
