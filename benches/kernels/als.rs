@@ -117,7 +117,8 @@ impl Model {
     }
 
     fn fixed<'a>(&self, factors: &'a [f32]) -> Fixed<'a> {
-        Fixed { factors, n_factors: N_FACTORS, stride: N_FACTORS, base: OBJECTIVE.base() }
+        let base = OBJECTIVE.base();
+        Fixed { factors, halves: None, n_factors: N_FACTORS, stride: N_FACTORS, base }
     }
 
     fn users_by_kernel(&self) -> Vec<f32> {

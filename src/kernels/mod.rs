@@ -18,7 +18,7 @@
 //! | [`neighbor_scores`] | candidates of one user from the neighbors of the history | O(history * n_neighbors) |
 //! | [`top_k`] | the best k of many scored items | O(n + k log k) |
 //! | [`combine`] | one list from several rankers, discounts, the fallback | O(n log n) for n candidates |
-//! | [`simd`] | instructions chosen while running | |
+//! | [`simd`], [`half`] | instructions chosen while running, numbers in 16 bits | |
 //! | [`synthetic`] | a seeded shop and its log, for examples and tests | linear |
 
 pub mod als;
@@ -31,6 +31,7 @@ pub mod decay;
 pub mod dictionary;
 pub mod event_rows;
 pub mod factor_scores;
+pub mod half;
 pub mod histories;
 pub mod item_totals;
 pub mod neighbor_scores;

@@ -7,6 +7,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::half::Half;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -24,7 +26,7 @@ pub use plain::Plain;
 pub enum Level {
     /// What the target has anyway.
     Plain,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
@@ -81,7 +83,7 @@ fn detected() -> Level {
             && detected!("avx512bw")
             && detected!("avx512dq")
             && detected!("avx512vl");
-        if detected!("avx2") && detected!("fma") {
+        if detected!("avx2") && detected!("fma") && detected!("f16c") {
             return if avx512 { Level::Avx512 } else { Level::Avx2 };
         }
     }
@@ -117,6 +119,12 @@ pub trait Simd: Copy {
     /// A group of a row.
     fn load(self, values: &[f32; LANES]) -> Self::Lanes;
 
+    /// A group of a row in 16 bits.
+    fn load_half(self, values: &[Half; LANES]) -> Self::Lanes;
+
+    /// Four numbers, each in the four lanes of its quarter.
+    fn quarters(self, values: &[f32; 4]) -> Self::Lanes;
+
     /// Puts the lanes into a group of a row.
     fn store(self, lanes: Self::Lanes, to: &mut [f32; LANES]);
 
@@ -132,7 +140,7 @@ pub trait Simd: Copy {
     /// [`fold`](Simd::fold) of each row, in the lane of its place.
     fn fold_each(self, rows: [Self::Lanes; LANES]) -> Self::Lanes;
 
-    /// [`fold`](Simd::fold) of four rows, in lanes 0, 4, 8 and 12.
+    /// [`fold`](Simd::fold) of four rows, each in the four lanes of its quarter.
     fn fold_four(self, rows: [Self::Lanes; 4]) -> Self::Lanes;
 
     /// a · b.
@@ -153,8 +161,8 @@ pub trait Simd: Copy {
     /// Whether a ≥ b: a bit per lane, of the first lane the lowest.
     fn at_least(self, a: Self::Lanes, b: Self::Lanes) -> u32;
 
-    /// Asks for the cache line of these numbers, which are read soon.
-    fn prefetch(self, row: &[f32; LANES]);
+    /// Asks for the cache line of this number, which is read soon.
+    fn prefetch<T>(self, number: &T);
 }
 
 /// A hot loop with its arguments.
@@ -185,13 +193,13 @@ pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 fn in_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn in_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
@@ -334,9 +342,12 @@ mod tests {
                 stored
             };
             let four = stored(simd, &[simd.fold_four([rows[0], rows[1], rows[2], rows[3]])]);
-            let four = [0, 4, 8, 12].map(|lane| four[0][lane]);
-            let folded = stored(simd, &[mixed[4]]);
-            assert_eq!(four, folded[0][..4], "four rows or sixteen");
+            let folded = stored(simd, &[mixed[4]])[0];
+            let folded: &[f32; 4] = folded.first_chunk().unwrap();
+            let spread = stored(simd, &[simd.quarters(folded)]);
+            assert_eq!(four, spread, "four rows or sixteen");
+            let quarters: [f32; LANES] = std::array::from_fn(|lane| folded[lane / 4]);
+            assert_eq!(spread[0], quarters);
             let columns = stored(simd, &simd.transpose(rows));
             (stored(simd, &mixed), columns, vec![simd.at_least(a, b), simd.at_least(b, a)])
         }

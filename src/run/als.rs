@@ -19,7 +19,8 @@ use super::vectors::{Owners, VectorRows};
 use super::{Refused, Worker};
 use crate::dataflow::Outgoing;
 use crate::job::spec::Als;
-use crate::kernels::als::gram::{gram, rounded};
+use crate::kernels::als::gram::{self, gram, rounded};
+use crate::kernels::als::halves::{Halves, largest};
 use crate::kernels::als::item_sums::{self, ByItem, ITEMS_PER_TASK, Request, Sums, Term, Walk};
 use crate::kernels::als::loss::{Loss, Rest, ShardLoss, loss, of_users};
 use crate::kernels::als::rows::{CgRows, SolveError, System, check_finite, solve_normal};
@@ -127,7 +128,8 @@ fn system<'a>(
     n_factors: usize,
     gram: &'a [f32],
 ) -> System<'a> {
-    let fixed = Fixed { factors, n_factors, stride: stride(n_factors), base: objective.base() };
+    let (stride, base) = (stride(n_factors), objective.base());
+    let fixed = Fixed { factors, halves: None, n_factors, stride, base };
     System { fixed, gram, unobserved: objective.unobserved() }
 }
 
@@ -179,6 +181,8 @@ struct Fit<'a> {
     items: Vec<f32>,
     /// User factors of this process, shard after shard.
     users: Vec<f32>,
+    /// The side that is held fixed in 16 bits, where it is read so.
+    halves: Option<Halves>,
     /// λ of each item.
     lambdas: Vec<f32>,
     /// Users, over all processes, that take part.
@@ -249,6 +253,7 @@ impl<'a> Fit<'a> {
             by_item,
             items: starting_items(&prepared.item_ids, &n_observed, n_factors, section.seed),
             users: vec![0.0; n_rows * stride],
+            halves: section.reads_halves().then(Halves::default),
             lambdas,
             n_users,
             n_pairs: n_observed.iter().sum::<i64>() as u64,
@@ -285,12 +290,23 @@ impl<'a> Fit<'a> {
     ) -> Result<Option<Loss>> {
         let start = Instant::now();
         let before = self.user_half(worker, iteration, is_open)?;
+        self.round_users(worker);
         self.gram_users = self.gram_of_users(worker);
         let gram = rounded(&self.gram_users);
         self.stopped += self.item_half(worker, &gram, iteration)?;
         self.iteration_seconds.push(start.elapsed().as_secs_f64());
         worker.job.observer.advance(1);
         Ok(before)
+    }
+
+    /// Reads users in 16 bits from here on, in units that follow from the users of all processes.
+    fn round_users(&mut self, worker: &mut Worker<'_>) {
+        let Some(halves) = &mut self.halves else { return };
+        let mine = worker.pool.install(|| largest(&self.users));
+        let parts = worker.shell.collectives.all_gather(mine.to_le_bytes().to_vec().into());
+        let of_part = |part: &[u8]| f32::from_le_bytes(part.try_into().expect("4 bytes"));
+        let largest = parts.iter().map(|part| of_part(part)).fold(0.0, f32::max);
+        worker.pool.install(|| halves.set(&self.users, largest));
     }
 
     /// Whether the loss after this iteration cannot wait for the next one's user half.
@@ -360,6 +376,16 @@ impl<'a> Fit<'a> {
         FitState { shards, stride, items: &self.items, users: &self.users, losses }
     }
 
+    /// Users of the fit of each shard with their rows of `factors`.
+    fn with_factors<'f>(&self, mut factors: &'f mut [f32]) -> Vec<(Users<'_>, &'f mut [f32])> {
+        let mut shards = Vec::new();
+        for (_, users, place) in self.shards() {
+            let rows = factors.split_off_mut(..place.len()).expect("a row per user");
+            shards.push((users, rows));
+        }
+        shards
+    }
+
     /// Solves for the users of this process; returns the loss before, if it is asked for.
     fn user_half(
         &mut self,
@@ -369,21 +395,34 @@ impl<'a> Fit<'a> {
     ) -> Result<Option<Loss>> {
         let when = format!("iteration {iteration}");
         let mut users = std::mem::take(&mut self.users);
+        let mut halves = self.halves.take();
         let (gram_items, solved) = worker.pool.install(|| {
-            let gram_items = gram(&self.items, self.n_factors);
-            let rounded = rounded(&gram_items);
-            let system = system(&self.objective, &self.items, self.n_factors, &rounded);
-            let solve = |(at, (_, of_shard, place)): (usize, (u32, Users<'_>, Range<usize>))| {
-                let x = &mut users[place];
-                let solved = solve_users(x, of_shard, system, self.params(), with_loss);
-                solved.map_err(|error| {
-                    unsolved(&when, "user", &self.prepared.shards[at].user_ids, 0, error)
-                })
+            if let Some(halves) = &mut halves {
+                halves.set(&self.items, largest(&self.items));
+            }
+            let gram_items = match &halves {
+                Some(halves) => gram::of_halves(halves, 0..self.lambdas.len(), self.n_factors),
+                None => gram(&self.items, self.n_factors),
             };
-            let solved: Result<Vec<(usize, ShardLoss)>> =
-                self.shards().enumerate().map(solve).collect();
+            let rounded = rounded(&gram_items);
+            let mut system = system(&self.objective, &self.items, self.n_factors, &rounded);
+            system.fixed.halves = halves.as_ref();
+            let solve = |(of_shard, x): (Users<'_>, &mut [f32])| {
+                solve_users(x, of_shard, system, self.params(), with_loss)
+            };
+            // All shards at once, so that no thread waits at the end of each.
+            let solved: Vec<Result<(usize, ShardLoss), SolveError>> =
+                self.with_factors(&mut users).into_par_iter().map(solve).collect();
             (gram_items, solved)
         });
+        let solved: Result<Vec<(usize, ShardLoss)>> = solved
+            .into_iter()
+            .zip(&self.prepared.shards)
+            .map(|(solved, shard)| {
+                solved.map_err(|error| unsolved(&when, "user", &shard.user_ids, 0, error))
+            })
+            .collect();
+        self.halves = halves;
         self.users = users;
         let solved = worker.agree(solved)?;
         let of_shards: Vec<ShardLoss> = solved.iter().map(|&(_, loss)| loss).collect();
@@ -405,8 +444,12 @@ impl<'a> Fit<'a> {
             let of_subtree = shards.iter().filter(|(shard, _)| subtree.contains(shard));
             let of_subtree: Vec<_> = of_subtree.collect();
             for wave in of_subtree.chunks(GRAMS_PER_WAVE) {
-                let gram = |(_, place): &&(u32, Range<usize>)| {
-                    gram(&self.users[place.clone()], self.n_factors)
+                let gram = |(_, place): &&(u32, Range<usize>)| match &self.halves {
+                    Some(halves) => {
+                        let rows = place.start / self.stride..place.end / self.stride;
+                        gram::of_halves(halves, rows, self.n_factors)
+                    }
+                    None => gram(&self.users[place.clone()], self.n_factors),
                 };
                 let grams: Vec<Vec<f64>> =
                     worker.pool.install(|| wave.par_iter().map(gram).collect());
@@ -522,7 +565,8 @@ impl<'a> Fit<'a> {
 
     /// The sums of this process's slice of a chunk over the users of all processes.
     fn sums(&self, worker: &mut Worker<'_>, chunk: &Range<usize>, term: Term, v: &[f32]) -> Sums {
-        let users = system(&self.objective, &self.users, self.n_factors, &[]).fixed;
+        let mut users = system(&self.objective, &self.users, self.n_factors, &[]).fixed;
+        users.halves = self.halves.as_ref();
         let request = Request { by_item: &self.by_item, users, term };
         let subtrees = subtrees(worker);
         let parts: Vec<(u32, Sums)> = worker.pool.install(|| {
@@ -544,7 +588,8 @@ impl<'a> Fit<'a> {
             let of_shard = |(_, of_shard, place): (u32, Users<'_>, Range<usize>)| {
                 of_users(&self.users[place], of_shard, system, self.params())
             };
-            (gram_items, self.shards().map(of_shard).collect::<Vec<ShardLoss>>())
+            let shards: Vec<_> = self.shards().collect();
+            (gram_items, shards.into_par_iter().map(of_shard).collect::<Vec<ShardLoss>>())
         });
         let loss = self.whole_loss(worker, &gram_items, &of_shards);
         if let Some(seconds) = self.iteration_seconds.last_mut() {
@@ -599,7 +644,7 @@ impl<'a> Fit<'a> {
         let Self { prepared, objective, n_factors, stride, observed, fitted, items, users, .. } =
             self;
         let Self { n_users, n_pairs, iteration_seconds, .. } = self;
-        drop(self.by_item);
+        drop((self.by_item, self.halves));
         let gram = worker.pool.install(|| rounded(&gram(&items, n_factors)));
         let first_shard = prepared.shards.first().map_or(0, |shard| shard.shard);
         let mut factors = Factors {

@@ -181,7 +181,9 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
         row => {
             let tile = ITEMS_PER_TASK as u64 * row * (3 + u64::from(plan.n_shards.ilog2()));
             let sums = 5 * chunk + shared(4 * chunk) + threads * tile;
-            held + 18 * pairs + 8 * items + row * (items + 2 * users) + sums + encoded
+            // The fixed side in 16 bits as well; the users' go before their factors are copied.
+            let factors = row * (items + 2 * users) + row / 2 * items;
+            held + 18 * pairs + 8 * items + factors + sums + encoded
         }
     };
     let factors = if row == 0 { 0 } else { 4 * pairs + row * (2 * items + users) };

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use als::{Als, AlsDialect, AlsSolver, ConfidenceScale};
+pub use als::{Als, AlsDialect, AlsGathered, AlsSolver, ConfidenceScale};
 pub use checkpoints::Checkpoints;
 pub use gates::Gates;
 pub use input::{

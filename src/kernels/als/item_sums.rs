@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::pairs::{Fixed, Pairs, add_product, add_residual};
+use super::pairs::{Fixed, Pairs, product, residual};
 use super::tiles::{ITEMS_PER_TILE, RangeSums, ShardTiles, tiles};
 use super::tree::TreeSum;
 use super::triangle;
@@ -294,7 +294,7 @@ impl Task<'_> {
     }
 }
 
-/// Adds the pairs of one item in one shard to a leaf; `v` is the item's row.
+/// Adds up the pairs of one item in one shard; the leaf holds zeros, and `v` is the item's row.
 #[inline(always)]
 pub(super) fn add<S: Simd>(
     simd: S,
@@ -305,8 +305,8 @@ pub(super) fn add<S: Simd>(
     v: &[f32],
 ) {
     match term {
-        Term::Residual => add_residual(simd, leaf, pairs, users, v),
-        Term::Product => add_product(simd, leaf, pairs, users, v),
+        Term::Residual => residual(simd, leaf, pairs, users, v),
+        Term::Product => product(simd, leaf, pairs, users, v),
         Term::Normal => {
             let (matrix, rhs) = leaf.split_at_mut(triangle::len(users.n_factors));
             triangle::add_pairs(matrix, rhs, pairs, users);

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::objective::pair;
-use super::pairs::products;
+use super::pairs;
 use super::rows::{RowInput, System};
 use super::users::{PREFETCHED, Params, USERS_PER_TASK, Users, input};
 use crate::kernels::simd::{Kernel, Simd, dispatch, dot};
@@ -88,7 +88,7 @@ pub(super) fn add_user<S: Simd>(
 ) {
     let unobserved = f64::from(system.unobserved);
     scores.resize(input.pairs.rows.len(), 0.0);
-    products(simd, scores, input.pairs.rows, system.fixed, x);
+    pairs::scores(simd, scores, input.pairs.rows, system.fixed, x);
     for (&score, &confidence) in scores.iter().zip(input.pairs.confidences) {
         let pair = pair(confidence, system.fixed.base);
         let score = f64::from(score);

@@ -21,6 +21,7 @@
 //! | [`gram`] | G of items, or of the users of a shard |
 //! | [`users`] | the users of a shard, item factors at hand |
 //! | [`item_sums`] | what a process's users say about items, summed over shards in a fixed tree |
+//! | [`halves`] | the fixed side in 16 bits |
 //! | [`rows`] | conjugate gradient and Cholesky on rows whose sums are known |
 //! | [`loss`] | the sum above |
 //! | [`explain`](fn@explain) | which item of the history speaks most for a recommendation |
@@ -28,6 +29,7 @@
 //! Factors are f32 in rows of [`stride`] numbers, the tail of a row being zeros.
 
 pub mod gram;
+pub mod halves;
 pub mod item_sums;
 pub mod loss;
 pub mod objective;

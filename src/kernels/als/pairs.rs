@@ -1,7 +1,8 @@
 //! The innermost loop of ALS: what a list of observed pairs adds to a sum.
 
+use super::halves::{Halves, Number, Numbers};
 use super::objective::pair;
-use crate::kernels::simd::{LANES, Simd, add_scaled, dot};
+use crate::kernels::simd::{LANES, Simd};
 use crate::types::ItemIdx;
 
 /// A row of the fixed side: an item, or a user of this process.
@@ -38,6 +39,8 @@ pub struct Pairs<'a, R> {
 pub struct Fixed<'a> {
     /// Its factors.
     pub factors: &'a [f32],
+    /// The same in 16 bits, where these are read for conjugate gradient and its loss.
+    pub halves: Option<&'a Halves>,
     /// How many of them count in each row.
     pub n_factors: usize,
     /// Numbers from one row to the next.
@@ -52,102 +55,168 @@ impl<'a> Fixed<'a> {
         &self.factors[row.at() * self.stride..][..self.stride]
     }
 
+    /// The numbers as they are in 32 bits.
+    #[inline(always)]
+    pub(super) fn whole(&self) -> Numbers<'a, f32> {
+        Numbers { numbers: self.factors, unit: 1.0 }
+    }
+
     /// Asks for the first so many of these rows, which are read soon.
     #[inline(always)]
     pub(super) fn prefetch<S: Simd>(&self, simd: S, rows: &[impl Row], n: usize) {
-        for &row in &rows[..rows.len().min(n)] {
-            let (groups, _) = self.row(row).as_chunks::<LANES>();
-            for group in groups {
-                simd.prefetch(group);
+        let rows = &rows[..rows.len().min(n)];
+        match self.halves {
+            Some(halves) => {
+                for row in rows {
+                    let row = &halves.numbers[row.at() * self.stride..][..self.stride];
+                    for line in row.chunks(LINE / size_of_val(&row[0])) {
+                        simd.prefetch(&line[0]);
+                    }
+                }
             }
+            None => {
+                for row in rows {
+                    for line in self.row(*row).chunks(LINE / size_of::<f32>()) {
+                        simd.prefetch(&line[0]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts these rows one behind the other.
+    #[inline(always)]
+    pub(super) fn gather<S: Simd>(&self, simd: S, to: &mut [f32], rows: &[impl Row]) {
+        let at = rows.iter().map(|row| row.at());
+        match self.halves {
+            Some(halves) => halves.all().write(simd, to, self.stride, at),
+            None => self.whole().write(simd, to, self.stride, at),
         }
     }
 }
 
-/// Adds sum (target − extra · (f · v)) f, pair after pair: the right-hand side of the normal
-/// equations less what the observed pairs say at v.
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
+/// sum (target − extra · (f · v)) f, pair after pair: the right-hand side of the normal equations
+/// less what the observed pairs say at v.
 #[inline(always)]
-pub(super) fn add_residual<S: Simd, R: Row>(
+pub(super) fn residual<S: Simd, R: Row>(
     simd: S,
     sum: &mut [f32],
     pairs: Pairs<'_, R>,
     fixed: Fixed<'_>,
     v: &[f32],
 ) {
-    AddPairs::<R, true> { pairs, fixed }.run(simd, sum, v);
+    match fixed.halves {
+        Some(halves) => AddPairs::<R, _, true>::new(pairs, fixed, halves.all()).run(simd, sum, v),
+        None => AddPairs::<R, _, true>::new(pairs, fixed, fixed.whole()).run(simd, sum, v),
+    }
 }
 
-/// Adds sum extra · (f · v) f, pair after pair: the observed part of A·v.
+/// sum extra · (f · v) f, pair after pair: the observed part of A·v.
 #[inline(always)]
-pub(super) fn add_product<S: Simd, R: Row>(
+pub(super) fn product<S: Simd, R: Row>(
     simd: S,
     sum: &mut [f32],
     pairs: Pairs<'_, R>,
     fixed: Fixed<'_>,
     v: &[f32],
 ) {
-    AddPairs::<R, false> { pairs, fixed }.run(simd, sum, v);
+    match fixed.halves {
+        Some(halves) => AddPairs::<R, _, false>::new(pairs, fixed, halves.all()).run(simd, sum, v),
+        None => AddPairs::<R, _, false>::new(pairs, fixed, fixed.whole()).run(simd, sum, v),
+    }
 }
 
 /// f · v of each row, in their order.
 #[inline(always)]
-pub(super) fn products<S: Simd, R: Row>(
+pub(super) fn scores<S: Simd, R: Row>(
     simd: S,
     out: &mut [f32],
     rows: &[R],
     fixed: Fixed<'_>,
     v: &[f32],
 ) {
-    match fixed.stride / LANES {
-        1 => products_of::<S, R, 1>(simd, out, rows, fixed, v),
-        2 => products_of::<S, R, 2>(simd, out, rows, fixed, v),
-        4 => products_of::<S, R, 4>(simd, out, rows, fixed, v),
-        8 => products_of::<S, R, 8>(simd, out, rows, fixed, v),
-        _ => {
-            for (out, &row) in out.iter_mut().zip(rows) {
-                *out = dot(simd, fixed.row(row), v);
-            }
-        }
+    match fixed.halves {
+        Some(halves) => halves.all().scores(simd, out, rows, v),
+        None => fixed.whole().scores(simd, out, rows, v),
     }
 }
 
-#[inline(always)]
-fn products_of<S: Simd, R: Row, const GROUPS: usize>(
-    simd: S,
-    out: &mut [f32],
-    rows: &[R],
-    fixed: Fixed<'_>,
-    v: &[f32],
-) {
-    let (v, _) = v.as_chunks::<LANES>();
-    let v = load_row::<S, GROUPS>(simd, v.try_into().expect("a row of v"));
-    let factors = fixed.factors.as_chunks::<LANES>().0.as_chunks::<GROUPS>().0;
-    let (blocks, rest) = rows.as_chunks::<LANES>();
-    let (of_blocks, of_rest) = out.as_chunks_mut::<LANES>();
-    for (out, rows) in of_blocks.iter_mut().zip(blocks) {
-        let mut lanes = [simd.splat(0.0); LANES];
-        for lane in 0..LANES {
-            lanes[lane] = product(simd, &factors[rows[lane].at()], &v);
+impl<N: Number> Numbers<'_, N> {
+    #[inline(always)]
+    fn scores<S: Simd, R: Row>(self, simd: S, out: &mut [f32], rows: &[R], v: &[f32]) {
+        match v.len() / LANES {
+            1 => self.scores_of::<S, R, 1>(simd, out, rows, v),
+            2 => self.scores_of::<S, R, 2>(simd, out, rows, v),
+            4 => self.scores_of::<S, R, 4>(simd, out, rows, v),
+            8 => self.scores_of::<S, R, 8>(simd, out, rows, v),
+            _ => {
+                for (out, &row) in out.iter_mut().zip(rows) {
+                    *out = self.score(simd, row, v);
+                }
+            }
         }
-        simd.store(simd.fold_each(lanes), out);
     }
-    for (out, row) in of_rest.iter_mut().zip(rest) {
-        *out = simd.fold(product(simd, &factors[row.at()], &v));
+
+    #[inline(always)]
+    fn scores_of<S: Simd, R: Row, const GROUPS: usize>(
+        self,
+        simd: S,
+        out: &mut [f32],
+        rows: &[R],
+        v: &[f32],
+    ) {
+        let (v, _) = v.as_chunks::<LANES>();
+        let v = scaled_row::<S, GROUPS>(simd, v.try_into().expect("a row of v"), self.unit);
+        let factors = self.numbers.as_chunks::<LANES>().0.as_chunks::<GROUPS>().0;
+        let (blocks, rest) = rows.as_chunks::<LANES>();
+        let (of_blocks, of_rest) = out.as_chunks_mut::<LANES>();
+        for (out, rows) in of_blocks.iter_mut().zip(blocks) {
+            let mut lanes = [simd.splat(0.0); LANES];
+            for lane in 0..LANES {
+                let row = load_row::<S, N, GROUPS>(simd, &factors[rows[lane].at()]);
+                lanes[lane] = lanes_of_score(simd, &row, &v);
+            }
+            simd.store(simd.fold_each(lanes), out);
+        }
+        for (out, row) in of_rest.iter_mut().zip(rest) {
+            let row = load_row::<S, N, GROUPS>(simd, &factors[row.at()]);
+            *out = simd.fold(lanes_of_score(simd, &row, &v));
+        }
+    }
+
+    /// f · v of one row.
+    #[inline(always)]
+    fn score<S: Simd>(self, simd: S, row: impl Row, v: &[f32]) -> f32 {
+        let (row, _) = self.numbers[row.at() * v.len()..][..v.len()].as_chunks::<LANES>();
+        let mut lanes = simd.splat(0.0);
+        for (row, v) in row.iter().zip(v.as_chunks::<LANES>().0) {
+            lanes = simd.mul_add(N::load(simd, row), simd.load(v), lanes);
+        }
+        simd.fold(lanes) * self.unit
     }
 }
 
 /// Either sum.
-pub(super) struct AddPairs<'a, R, const RESIDUAL: bool> {
-    pub(super) pairs: Pairs<'a, R>,
-    pub(super) fixed: Fixed<'a>,
+pub(super) struct AddPairs<'a, R, N, const RESIDUAL: bool> {
+    pairs: Pairs<'a, R>,
+    base: f32,
+    rows: Numbers<'a, N>,
 }
 
-impl<R: Row, const RESIDUAL: bool> AddPairs<'_, R, RESIDUAL> {
+impl<'a, R: Row, N: Number, const RESIDUAL: bool> AddPairs<'a, R, N, RESIDUAL> {
+    #[inline(always)]
+    pub(super) fn new(pairs: Pairs<'a, R>, fixed: Fixed<'_>, rows: Numbers<'a, N>) -> Self {
+        Self { pairs, base: fixed.base, rows }
+    }
+
     /// The common widths have code of their own, in which sums stay in registers; the bits are the
     /// same.
     #[inline(always)]
     fn run<S: Simd>(self, simd: S, sum: &mut [f32], v: &[f32]) {
-        match self.fixed.stride / LANES {
+        match v.len() / LANES {
             1 => self.in_registers::<S, 1>(simd, sum, v),
             2 => self.in_registers::<S, 2>(simd, sum, v),
             4 => self.in_registers::<S, 4>(simd, sum, v),
@@ -158,59 +227,87 @@ impl<R: Row, const RESIDUAL: bool> AddPairs<'_, R, RESIDUAL> {
 
     #[inline(always)]
     fn in_memory<S: Simd>(self, simd: S, sum: &mut [f32], v: &[f32]) {
+        sum.fill(0.0);
+        let (sum, _) = sum.as_chunks_mut::<LANES>();
         for (&row, &confidence) in self.pairs.rows.iter().zip(self.pairs.confidences) {
-            let row = self.fixed.row(row);
-            let weight = weight::<RESIDUAL>(confidence, self.fixed.base, dot(simd, row, v));
-            add_scaled(simd, sum, weight, row);
+            let score = self.rows.score(simd, row, v);
+            let weight = simd.splat(weight::<RESIDUAL>(confidence, self.base, score));
+            let (row, _) = self.rows.numbers[row.at() * v.len()..][..v.len()].as_chunks::<LANES>();
+            for (sum, row) in sum.iter_mut().zip(row) {
+                simd.store(simd.mul_add(weight, N::load(simd, row), simd.load(sum)), sum);
+            }
+        }
+        let unit = simd.splat(self.rows.unit);
+        for sum in sum {
+            simd.store(simd.mul(simd.load(sum), unit), sum);
         }
     }
 
     #[inline(always)]
     fn in_registers<S: Simd, const GROUPS: usize>(self, simd: S, sum: &mut [f32], v: &[f32]) {
         let (v, _) = v.as_chunks::<LANES>();
-        let v = load_row::<S, GROUPS>(simd, v.try_into().expect("a row of v"));
-        let (to, _) = sum.as_chunks_mut::<LANES>();
-        let to: &mut [[f32; LANES]; GROUPS] = to.try_into().expect("a row of the sum");
-        let mut sum = load_row::<S, GROUPS>(simd, to);
-        let rest = self.blocks::<S, GROUPS, LANES>(simd, self.pairs, &mut sum, &v);
-        let rest = self.blocks::<S, GROUPS, 4>(simd, rest, &mut sum, &v);
-        self.blocks::<S, GROUPS, 1>(simd, rest, &mut sum, &v);
-        store_row(simd, to, &sum);
+        let v = scaled_row::<S, GROUPS>(simd, v.try_into().expect("a row of v"), self.rows.unit);
+        let mut lanes = [simd.splat(0.0); GROUPS];
+        let rest = self.blocks::<S, GROUPS, LANES>(simd, self.pairs, &mut lanes, &v);
+        let rest = self.blocks::<S, GROUPS, 4>(simd, rest, &mut lanes, &v);
+        self.blocks::<S, GROUPS, 1>(simd, rest, &mut lanes, &v);
+        let (sum, _) = sum.as_chunks_mut::<LANES>();
+        store_row(simd, sum.try_into().expect("a row of the sum"), &lanes, self.rows.unit);
     }
 
     /// Adds pairs N at a time, whose products are folded together, and returns what is left over.
+    /// `v` is scaled by the unit of the rows, and the sum is to be.
     #[inline(always)]
-    pub(super) fn blocks<'p, S: Simd, const GROUPS: usize, const N: usize>(
+    pub(super) fn blocks<'p, S: Simd, const GROUPS: usize, const SIZE: usize>(
         &self,
         simd: S,
         pairs: Pairs<'p, R>,
         sum: &mut [S::Lanes; GROUPS],
         v: &[S::Lanes; GROUPS],
     ) -> Pairs<'p, R> {
-        let (factors, _) = self.fixed.factors.as_chunks::<LANES>();
+        let (factors, _) = self.rows.numbers.as_chunks::<LANES>();
         let (factors, _) = factors.as_chunks::<GROUPS>();
-        let (rows, rest) = pairs.rows.as_chunks::<N>();
-        let (confidences, confidences_rest) = pairs.confidences.as_chunks::<N>();
+        let (rows, rest) = pairs.rows.as_chunks::<SIZE>();
+        let (confidences, confidences_rest) = pairs.confidences.as_chunks::<SIZE>();
         for (rows, confidences) in rows.iter().zip(confidences) {
-            let mut products = [simd.splat(0.0); LANES];
-            for lane in 0..N {
-                products[lane] = product(simd, &factors[rows[lane].at()], v);
+            let mut scores = [simd.splat(0.0); LANES];
+            for lane in 0..SIZE {
+                let row = load_row::<S, N, GROUPS>(simd, &factors[rows[lane].at()]);
+                scores[lane] = lanes_of_score(simd, &row, v);
             }
-            let [a, b, c, d, ..] = products;
-            let (mut scores, apart) = ([0.0; LANES], if N == 4 { 4 } else { 1 });
-            match N {
-                1 => scores[0] = simd.fold(a),
-                4 => simd.store(simd.fold_four([a, b, c, d]), &mut scores),
-                _ => simd.store(simd.fold_each(products), &mut scores),
+            let (mut weights, apart) = ([0.0; LANES], if SIZE == 4 { 4 } else { 1 });
+            if SIZE == 1 {
+                weights[0] = weight::<RESIDUAL>(confidences[0], self.base, simd.fold(scores[0]));
+            } else {
+                let (scores, confidences) = in_lanes(simd, scores, confidences);
+                let lanes = lanes_of_weight::<S, RESIDUAL>(simd, confidences, self.base, scores);
+                simd.store(lanes, &mut weights);
             }
-            for lane in 0..N {
-                let score = scores[lane * apart];
-                let weight = weight::<RESIDUAL>(confidences[lane], self.fixed.base, score);
-                add_row(simd, sum, weight, &factors[rows[lane].at()]);
+            for lane in 0..SIZE {
+                let row = load_row::<S, N, GROUPS>(simd, &factors[rows[lane].at()]);
+                let weight = simd.splat(weights[lane * apart]);
+                for group in 0..GROUPS {
+                    sum[group] = simd.mul_add(weight, row[group], sum[group]);
+                }
             }
         }
         Pairs { rows: rest, confidences: confidences_rest }
     }
+}
+
+/// Four or sixteen scores, folded, and confidences: in quarters, or a lane each.
+#[inline(always)]
+fn in_lanes<S: Simd>(
+    simd: S,
+    scores: [S::Lanes; LANES],
+    confidences: &[f32],
+) -> (S::Lanes, S::Lanes) {
+    if let Ok(four) = confidences.try_into() {
+        let [a, b, c, d, ..] = scores;
+        return (simd.fold_four([a, b, c, d]), simd.quarters(four));
+    }
+    let all = confidences.try_into().expect("four or a whole group");
+    (simd.fold_each(scores), simd.load(all))
 }
 
 /// What a pair's row is multiplied with, when its product with v is `score`.
@@ -220,14 +317,47 @@ fn weight<const RESIDUAL: bool>(confidence: f32, base: f32, score: f32) -> f32 {
     if RESIDUAL { (-pair.extra).mul_add(score, pair.target) } else { pair.extra * score }
 }
 
+/// [`weight`] of sixteen pairs.
 #[inline(always)]
-pub(super) fn load_row<S: Simd, const GROUPS: usize>(
+fn lanes_of_weight<S: Simd, const RESIDUAL: bool>(
     simd: S,
-    row: &[[f32; LANES]; GROUPS],
+    confidences: S::Lanes,
+    base: f32,
+    scores: S::Lanes,
+) -> S::Lanes {
+    let (zero, one, minus_one) = (simd.splat(0.0), simd.splat(1.0), simd.splat(-1.0));
+    if RESIDUAL {
+        let minus_sign = simd.where_greater(confidences, zero, minus_one, one);
+        let minus_extra = simd.mul_add(confidences, minus_sign, simd.splat(base));
+        let target = simd.where_greater(confidences, zero, confidences, zero);
+        simd.mul_add(minus_extra, scores, target)
+    } else {
+        let sign = simd.where_greater(confidences, zero, one, minus_one);
+        simd.mul(simd.mul_add(confidences, sign, simd.splat(-base)), scores)
+    }
+}
+
+#[inline(always)]
+fn load_row<S: Simd, N: Number, const GROUPS: usize>(
+    simd: S,
+    row: &[[N; LANES]; GROUPS],
 ) -> [S::Lanes; GROUPS] {
     let mut lanes = [simd.splat(0.0); GROUPS];
     for group in 0..GROUPS {
-        lanes[group] = simd.load(&row[group]);
+        lanes[group] = N::load(simd, &row[group]);
+    }
+    lanes
+}
+
+#[inline(always)]
+pub(super) fn scaled_row<S: Simd, const GROUPS: usize>(
+    simd: S,
+    row: &[[f32; LANES]; GROUPS],
+    unit: f32,
+) -> [S::Lanes; GROUPS] {
+    let mut lanes = [simd.splat(unit); GROUPS];
+    for group in 0..GROUPS {
+        lanes[group] = simd.mul(simd.load(&row[group]), lanes[group]);
     }
     lanes
 }
@@ -237,35 +367,24 @@ pub(super) fn store_row<S: Simd, const GROUPS: usize>(
     simd: S,
     row: &mut [[f32; LANES]; GROUPS],
     lanes: &[S::Lanes; GROUPS],
+    unit: f32,
 ) {
+    let unit = simd.splat(unit);
     for group in 0..GROUPS {
-        simd.store(lanes[group], &mut row[group]);
+        simd.store(simd.mul(lanes[group], unit), &mut row[group]);
     }
 }
 
-/// The lanes of a product, not yet folded.
+/// The lanes of a score, not yet folded.
 #[inline(always)]
-fn product<S: Simd, const GROUPS: usize>(
+fn lanes_of_score<S: Simd, const GROUPS: usize>(
     simd: S,
-    row: &[[f32; LANES]; GROUPS],
+    row: &[S::Lanes; GROUPS],
     v: &[S::Lanes; GROUPS],
 ) -> S::Lanes {
     let mut lanes = simd.splat(0.0);
     for group in 0..GROUPS {
-        lanes = simd.mul_add(simd.load(&row[group]), v[group], lanes);
+        lanes = simd.mul_add(row[group], v[group], lanes);
     }
     lanes
-}
-
-#[inline(always)]
-fn add_row<S: Simd, const GROUPS: usize>(
-    simd: S,
-    sum: &mut [S::Lanes; GROUPS],
-    weight: f32,
-    row: &[[f32; LANES]; GROUPS],
-) {
-    let weight = simd.splat(weight);
-    for group in 0..GROUPS {
-        sum[group] = simd.mul_add(weight, simd.load(&row[group]), sum[group]);
-    }
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::item_sums::Sums;
-use super::pairs::{Fixed, Pairs, Row, add_product, add_residual};
+use super::pairs::{Fixed, Pairs, Row, product, residual};
 use super::triangle;
 use crate::kernels::simd::{Kernel, LANES, Simd, add_scaled, dispatch, dot};
 
@@ -47,34 +47,36 @@ struct Standing {
     stopped: bool,
 }
 
-/// `out` = unobserved · G·v + λ·v.
+/// Rows of one side that are multiplied with the Gram matrix together, which is fetched once for them.
+pub(super) const TOGETHER: usize = 4;
+
+/// `out` = unobserved · G·v + λ·v for rows v, of which each has its λ.
 #[inline(always)]
-pub(super) fn unobserved_product<S: Simd>(
+fn unobserved_products<S: Simd>(
     simd: S,
     out: &mut [f32],
     system: System<'_>,
-    lambda: f32,
+    lambdas: &[f32],
     v: &[f32],
 ) {
     let stride = system.fixed.stride;
-    let (columns, _) = out.as_chunks_mut::<LANES>();
-    let (v_groups, _) = v.as_chunks::<LANES>();
-    // Four groups of columns in registers at a time.
-    for (at, columns) in columns.chunks_mut(4).enumerate() {
-        let first = 4 * LANES * at;
-        if let Ok(columns) = <&mut [[f32; LANES]; 4]>::try_from(&mut *columns) {
-            gram_columns(simd, columns, system.gram, stride, first, v);
+    let size = TOGETHER * stride;
+    let (outs, vs) = (out.chunks_mut(size), v.chunks(size));
+    for ((out, v), lambdas) in outs.zip(vs).zip(lambdas.chunks(TOGETHER)) {
+        if out.len() == size {
+            gram_products::<S, 2, TOGETHER>(simd, out, system, v);
         } else {
-            for (at, column) in columns.iter_mut().enumerate() {
-                let column: &mut [[f32; LANES]; 1] =
-                    std::slice::from_mut(column).try_into().expect("one");
-                gram_columns(simd, column, system.gram, stride, first + at * LANES, v);
+            for (out, v) in out.chunks_exact_mut(stride).zip(v.chunks_exact(stride)) {
+                gram_products::<S, 4, 1>(simd, out, system, v);
             }
         }
-    }
-    for (out, v) in columns_of(out).iter_mut().zip(v_groups) {
-        let own = simd.mul_add(simd.splat(lambda), simd.load(v), simd.splat(0.0));
-        simd.store(simd.mul_add(simd.splat(system.unobserved), simd.load(out), own), out);
+        let rows = out.chunks_exact_mut(stride).zip(v.chunks_exact(stride));
+        for ((out, v), &lambda) in rows.zip(lambdas) {
+            for (out, v) in columns_of(out).iter_mut().zip(v.as_chunks::<LANES>().0) {
+                let own = simd.mul_add(simd.splat(lambda), simd.load(v), simd.splat(0.0));
+                simd.store(simd.mul_add(simd.splat(system.unobserved), simd.load(out), own), out);
+            }
+        }
     }
 }
 
@@ -82,45 +84,81 @@ fn columns_of(row: &mut [f32]) -> &mut [[f32; LANES]] {
     row.as_chunks_mut::<LANES>().0
 }
 
+/// G·v of `ROWS` rows v, so many groups of columns in registers at a time.
 #[inline(always)]
-fn add_group<S: Simd, const GROUPS: usize>(
+fn gram_products<S: Simd, const GROUPS: usize, const ROWS: usize>(
     simd: S,
-    sums: &mut [S::Lanes; GROUPS],
-    scale: f32,
-    row: &[f32],
+    out: &mut [f32],
+    system: System<'_>,
+    v: &[f32],
 ) {
-    let (row, _) = row[..GROUPS * LANES].as_chunks::<LANES>();
-    let scale = simd.splat(scale);
-    for group in 0..GROUPS {
-        sums[group] = simd.mul_add(scale, simd.load(&row[group]), sums[group]);
+    let n_groups = system.fixed.stride / LANES;
+    let whole = n_groups / GROUPS * GROUPS;
+    for first in (0..whole).step_by(GROUPS) {
+        gram_columns::<S, GROUPS, ROWS>(simd, out, system, first, v);
+    }
+    for first in whole..n_groups {
+        gram_columns::<S, 1, ROWS>(simd, out, system, first, v);
     }
 }
 
-/// Some columns of G·v: the sums of even and of odd rows, added up.
+/// Some groups of columns of G·v: the sums of even and of odd rows of G, added up.
 #[inline(always)]
-fn gram_columns<S: Simd, const GROUPS: usize>(
+fn gram_columns<S: Simd, const GROUPS: usize, const ROWS: usize>(
     simd: S,
-    out: &mut [[f32; LANES]; GROUPS],
-    gram: &[f32],
-    stride: usize,
+    out: &mut [f32],
+    system: System<'_>,
     first: usize,
     v: &[f32],
 ) {
-    let mut even = [simd.splat(0.0); GROUPS];
-    let mut odd = [simd.splat(0.0); GROUPS];
-    let (pairs, _) = v.as_chunks::<2>();
-    let twice = gram.chunks_exact(2 * stride);
-    let last = twice.remainder();
-    for (rows, v) in twice.zip(pairs) {
-        let (row, next) = rows.split_at(stride);
-        add_group(simd, &mut even, v[0], &row[first..]);
-        add_group(simd, &mut odd, v[1], &next[first..]);
+    let (gram, stride) = (system.gram, system.fixed.stride);
+    let mut even = [[simd.splat(0.0); GROUPS]; ROWS];
+    let mut odd = [[simd.splat(0.0); GROUPS]; ROWS];
+    let n_rows = gram.len() / stride;
+    for at in (0..n_rows / 2 * 2).step_by(2) {
+        let (row, next) = gram[at * stride..][..2 * stride].split_at(stride);
+        add_group(simd, &mut even, &v[at..], stride, &row[first * LANES..]);
+        add_group(simd, &mut odd, &v[at + 1..], stride, &next[first * LANES..]);
     }
-    if !last.is_empty() {
-        add_group(simd, &mut even, v[gram.len() / stride - 1], &last[first..]);
+    if n_rows % 2 == 1 {
+        let at = n_rows - 1;
+        add_group(simd, &mut even, &v[at..], stride, &gram[at * stride + first * LANES..]);
     }
+    for row in 0..ROWS {
+        let out = &mut columns_of(&mut out[row * stride..][..stride])[first..][..GROUPS];
+        for group in 0..GROUPS {
+            simd.store(simd.add(even[row][group], odd[row][group]), &mut out[group]);
+        }
+    }
+}
+
+/// Adds some columns of a row of G to the sum of each row v, times that row's number.
+#[inline(always)]
+fn add_group<S: Simd, const GROUPS: usize, const ROWS: usize>(
+    simd: S,
+    sums: &mut [[S::Lanes; GROUPS]; ROWS],
+    v: &[f32],
+    stride: usize,
+    row: &[f32],
+) {
+    let (row, _) = row[..GROUPS * LANES].as_chunks::<LANES>();
+    let mut columns = [simd.splat(0.0); GROUPS];
     for group in 0..GROUPS {
-        simd.store(simd.add(even[group], odd[group]), &mut out[group]);
+        columns[group] = simd.load(&row[group]);
+    }
+    for at in 0..ROWS {
+        let scale = simd.splat(v[at * stride]);
+        for group in 0..GROUPS {
+            sums[at][group] = simd.mul_add(scale, columns[group], sums[at][group]);
+        }
+    }
+}
+
+impl Standing {
+    /// Whether no step is left to be taken.
+    #[inline(always)]
+    fn is_done(&self) -> bool {
+        self.stopped || self.squared < SQUARED_MIN
     }
 }
 
@@ -131,11 +169,26 @@ struct CgRow<'a> {
     direction: &'a mut [f32],
 }
 
-impl CgRow<'_> {
-    /// `residual` holds the observed part of b − A·x on entry.
+impl<'a> CgRow<'a> {
+    /// One of several rows.
     #[inline(always)]
-    fn start<S: Simd>(&mut self, simd: S, system: System<'_>, lambda: f32) -> Standing {
-        unobserved_product(simd, self.direction, system, lambda, self.x);
+    fn of(
+        at: usize,
+        stride: usize,
+        x: &'a mut [f32],
+        residuals: &'a mut [f32],
+        directions: &'a mut [f32],
+    ) -> Self {
+        Self {
+            x: &mut x[at * stride..][..stride],
+            residual: &mut residuals[at * stride..][..stride],
+            direction: &mut directions[at * stride..][..stride],
+        }
+    }
+
+    /// `residual` holds the observed part of b − A·x on entry, `direction` the rest of A·x.
+    #[inline(always)]
+    fn start<S: Simd>(&mut self, simd: S) -> Standing {
         for (residual, product) in self.residual.iter_mut().zip(self.direction.iter()) {
             *residual -= product;
         }
@@ -143,21 +196,18 @@ impl CgRow<'_> {
         Standing { squared: dot(simd, self.residual, self.residual), stopped: false }
     }
 
-    /// `sum` is the observed part of A·p, `product` room for A·p.
+    /// `sum` is the observed part of A·p, `product` the rest of it.
     #[inline(always)]
     fn step<S: Simd>(
         &mut self,
         simd: S,
         standing: &mut Standing,
-        system: System<'_>,
-        lambda: f32,
         sum: &[f32],
         product: &mut [f32],
     ) {
-        if standing.stopped || standing.squared < SQUARED_MIN {
+        if standing.is_done() {
             return;
         }
-        unobserved_product(simd, product, system, lambda, self.direction);
         product.iter_mut().zip(sum).for_each(|(product, sum)| *product += sum);
         let curvature = dot(simd, self.direction, product);
         if curvature.is_nan() || curvature <= 0.0 {
@@ -176,7 +226,7 @@ impl CgRow<'_> {
     }
 }
 
-/// Scratch of one row: four rows, or a triangle and a row.
+/// Scratch of rows that are solved together: four rows for each, or a triangle and a row.
 #[derive(Debug)]
 pub(super) struct Scratch {
     numbers: Vec<f32>,
@@ -184,49 +234,78 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) fn new(n_factors: usize, stride: usize) -> Self {
-        Self { numbers: vec![0.0; (4 * stride).max(triangle::len(n_factors) + stride)] }
+        let len = (4 * TOGETHER * stride).max(triangle::len(n_factors) + stride);
+        Self { numbers: vec![0.0; len] }
     }
 }
 
 /// Which pairs a row has, and what is added to the diagonal.
+#[derive(Clone, Copy)]
 pub(super) struct RowInput<'a, R> {
     pub(super) pairs: Pairs<'a, R>,
     pub(super) lambda: f32,
 }
 
-/// Steps of conjugate gradient on one row whose pairs are at hand. Returns whether it stopped early
-/// because A was not positive along a direction. A row without pairs becomes zeros.
+/// Steps of conjugate gradient on up to [`TOGETHER`] rows `x`, whose pairs are at hand, each with its
+/// fixed side; a row without an input stays as it is. Returns how many stopped early because A was not
+/// positive along a direction. A row without pairs becomes zeros.
 #[inline(always)]
 pub(super) fn descend<S: Simd, R: Row>(
     simd: S,
     x: &mut [f32],
-    input: &RowInput<'_, R>,
+    inputs: &[Option<(RowInput<'_, R>, Fixed<'_>)>; TOGETHER],
     system: System<'_>,
     steps: usize,
     scratch: &mut Scratch,
-) -> bool {
-    if input.pairs.rows.is_empty() {
-        x.fill(0.0);
-        return false;
-    }
+) -> usize {
     let stride = system.fixed.stride;
-    let (residual, rest) = scratch.numbers.split_at_mut(stride);
-    let (direction, rest) = rest.split_at_mut(stride);
-    let (sum, rest) = rest.split_at_mut(stride);
-    let product = &mut rest[..stride];
-    residual.fill(0.0);
-    add_residual(simd, residual, input.pairs, system.fixed, x);
-    let mut row = CgRow { x, residual, direction };
-    let mut standing = row.start(simd, system, input.lambda);
+    let (n_rows, size) = (x.len() / stride, x.len());
+    let (residuals, rest) = scratch.numbers.split_at_mut(size);
+    let (directions, rest) = rest.split_at_mut(size);
+    let (products, rest) = rest.split_at_mut(size);
+    let sum = &mut rest[..stride];
+    let (mut lambdas, mut standings) = ([0.0; TOGETHER], [Standing::default(); TOGETHER]);
+    unobserved_lambdas(inputs, &mut lambdas);
+    unobserved_products(simd, directions, system, &lambdas[..n_rows], x);
+    for (at, input) in inputs.iter().enumerate().take(n_rows) {
+        let Some((input, fixed)) = input else { continue };
+        let mut row = CgRow::of(at, stride, x, residuals, directions);
+        if input.pairs.rows.is_empty() {
+            row.x.fill(0.0);
+            continue;
+        }
+        residual(simd, row.residual, input.pairs, *fixed, row.x);
+        standings[at] = row.start(simd);
+    }
     for _ in 0..steps {
-        if standing.stopped || standing.squared < SQUARED_MIN {
+        if standings.iter().all(Standing::is_done) {
             break;
         }
-        sum.fill(0.0);
-        add_product(simd, sum, input.pairs, system.fixed, row.direction);
-        row.step(simd, &mut standing, system, input.lambda, sum, product);
+        unobserved_products(simd, products, system, &lambdas[..n_rows], directions);
+        for (at, input) in inputs.iter().enumerate().take(n_rows) {
+            let Some((input, fixed)) = input else { continue };
+            if standings[at].is_done() {
+                continue;
+            }
+            let mut row = CgRow::of(at, stride, x, residuals, directions);
+            product(simd, sum, input.pairs, *fixed, row.direction);
+            let rest = &mut products[at * stride..][..stride];
+            row.step(simd, &mut standings[at], sum, rest);
+        }
     }
-    standing.stopped
+    standings.iter().filter(|standing| standing.stopped).count()
+}
+
+#[inline(always)]
+fn unobserved_lambdas<R>(
+    inputs: &[Option<(RowInput<'_, R>, Fixed<'_>)>; TOGETHER],
+    lambdas: &mut [f32; TOGETHER],
+) {
+    for (lambda, input) in lambdas.iter_mut().zip(inputs) {
+        if let Some((input, _)) = input {
+            *lambda = input.lambda;
+        }
+    }
 }
 
 /// The exact solution of one row whose pairs are at hand; false where A is not positive definite.
@@ -347,21 +426,19 @@ impl Kernel for EachRow<'_> {
     fn run<S: Simd>(self, simd: S) {
         let Self { x, residuals, directions, standings, sums, system, lambdas } = self;
         let stride = system.fixed.stride;
-        let mut product = vec![0.0; stride];
-        let rows = x
-            .chunks_exact_mut(stride)
-            .zip(residuals.chunks_exact_mut(stride))
-            .zip(directions.chunks_exact_mut(stride));
-        for (at, ((x, residual), direction)) in rows.enumerate() {
-            let mut row = CgRow { x, residual, direction };
-            let standing = &mut standings[at];
-            match sums {
-                None => *standing = row.start(simd, system, lambdas[at]),
-                Some(sums) => {
-                    let sum = &sums[at * stride..][..stride];
-                    row.step(simd, standing, system, lambdas[at], sum, &mut product);
-                }
+        let lambdas = &lambdas[..standings.len()];
+        let Some(sums) = sums else {
+            unobserved_products(simd, directions, system, lambdas, x);
+            for (at, standing) in standings.iter_mut().enumerate() {
+                *standing = CgRow::of(at, stride, x, residuals, directions).start(simd);
             }
+            return;
+        };
+        let mut products = vec![0.0; directions.len()];
+        unobserved_products(simd, &mut products, system, lambdas, directions);
+        let of_rows = products.chunks_exact_mut(stride).zip(sums.chunks_exact(stride));
+        for ((at, standing), (product, sum)) in standings.iter_mut().enumerate().zip(of_rows) {
+            CgRow::of(at, stride, x, residuals, directions).step(simd, standing, sum, product);
         }
     }
 }

@@ -2,14 +2,17 @@
 
 use proptest::prelude::*;
 
-use super::gram::{gram, rounded};
+use super::gram::{gram, of_halves, rounded};
+use super::halves::{Halves, largest};
 use super::item_sums::{ByItem, Request, Sums, Term, Walk, sums, width};
 use super::loss::{Rest, ShardLoss, loss, of_users};
+use super::pairs::{product, residual, scores};
 use super::rows::{CgRows, System, solve_normal};
 use super::start::start;
 use super::tree::{TreeSum, aligned_subtrees};
 use super::users::{Params, Users, solve_users};
 use super::*;
+use crate::kernels::simd::{Kernel, Simd, at_each_level, dispatch};
 use crate::types::{ItemIdx, ItemLists};
 
 /// A log of a few shards.
@@ -98,7 +101,7 @@ impl Log {
 
     pub(super) fn fixed<'a>(&self, factors: &'a [f32]) -> Fixed<'a> {
         let (n_factors, base) = (self.n_factors, self.objective.base());
-        Fixed { factors, n_factors, stride: stride(n_factors), base }
+        Fixed { factors, halves: None, n_factors, stride: stride(n_factors), base }
     }
 
     pub(super) fn params(&self, solver: Solver) -> Params<'_> {
@@ -205,6 +208,55 @@ fn assert_close(found: &[f32], expected: &[f64], tolerance: f64) {
     }
 }
 
+/// Factors in 16 bits, and the numbers that these are.
+fn halves(factors: &[f32]) -> (Halves, Vec<f32>) {
+    let mut halves = Halves::default();
+    halves.set(factors, largest(factors));
+    let numbers = halves.numbers.iter().map(|half| half.to_f32() * halves.unit).collect();
+    (halves, numbers)
+}
+
+/// Both sums over pairs of one row, and their scores.
+struct OfPairs<'a> {
+    pairs: Pairs<'a, u32>,
+    fixed: Fixed<'a>,
+    v: &'a [f32],
+}
+
+impl Kernel for OfPairs<'_> {
+    type Output = [Vec<f32>; 3];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> [Vec<f32>; 3] {
+        let Self { pairs, fixed, v } = self;
+        let mut sums = [vec![0.0; v.len()], vec![0.0; v.len()], vec![0.0; pairs.rows.len()]];
+        residual(simd, &mut sums[0], pairs, fixed, v);
+        product(simd, &mut sums[1], pairs, fixed, v);
+        scores(simd, &mut sums[2], pairs.rows, fixed, v);
+        sums
+    }
+}
+
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|number| number.to_bits()).collect()
+}
+
+#[test]
+fn the_unit_brings_the_largest_factor_to_fourteen_bits_and_spares_its_sign() {
+    for (factor, unit) in [
+        (1.0, 2f32.powi(-14)),
+        (-1.99, 2f32.powi(-14)),
+        (3e-7, 2f32.powi(-36)),
+        (0.0, 2f32.powi(-60)),
+    ] {
+        let mut row = [0.0; 16];
+        row[3] = factor;
+        let (halves, numbers) = halves(&row);
+        assert_eq!(halves.unit, unit);
+        assert!((numbers[3] - factor).abs() <= factor.abs() / 2048.0, "{factor}");
+    }
+}
+
 const MANY_STEPS: Solver = Solver::ConjugateGradient { steps: 60 };
 
 proptest! {
@@ -296,6 +348,68 @@ proptest! {
                 let mut sum = vec![0.0; width];
                 prop_assert_eq!(tree.finish(&mut sum), whole.present[item]);
                 prop_assert_eq!(&sum, &whole.values[item * width..][..width].to_vec());
+            }
+        }
+    }
+
+    #[test]
+    fn pairs_of_halves_sum_like_the_numbers_these_are(
+        n_groups in 1usize..9,
+        scale in -20i32..20,
+        pairs in prop::collection::vec((0u32..9, -3f32..9.0), 0..40),
+    ) {
+        let stride = 16 * n_groups;
+        let mut factors = vec![0.0; 10 * stride];
+        for (row, values) in factors.chunks_exact_mut(stride).enumerate() {
+            start(row as u64, stride, values);
+            values.iter_mut().for_each(|value| *value *= 2f32.powi(scale));
+        }
+        let v = factors.split_off(9 * stride);
+        let (halves, numbers) = halves(&factors);
+        let (rows, confidences): (Vec<u32>, Vec<f32>) = pairs.into_iter().unzip();
+        let pairs = Pairs { rows: &rows, confidences: &confidences };
+        let of = |halves| {
+            let fixed = Fixed { factors: &numbers, halves, n_factors: stride, stride, base: 1.0 };
+            at_each_level(|| dispatch(OfPairs { pairs, fixed, v: &v }).map(|sums| bits(&sums)))
+        };
+        let expected = of(None);
+        for found in expected.iter().chain(&of(Some(&halves))) {
+            prop_assert_eq!(found, &expected[0]);
+        }
+    }
+
+    #[test]
+    fn halves_are_solved_like_the_numbers_these_are(log in logs()) {
+        let (items, v) = (log.factors(log.n_items, 1), log.factors(log.n_items, 3));
+        let (of_items, items) = halves(&items);
+        let gram = gram(&items, log.n_factors);
+        prop_assert_eq!(&gram, &of_halves(&of_items, 0..log.n_items, log.n_factors));
+        let rounded = rounded(&gram);
+        let (steps, system) = (log.params(MANY_STEPS), log.system(&items, &rounded));
+        let mut of_halves = system;
+        of_halves.fixed.halves = Some(&of_items);
+        for shard in &log.shards {
+            let mut x = [log.factors(shard.n_users(), 9), log.factors(shard.n_users(), 9)];
+            let [a, b] = &mut x;
+            let found = solve_users(a, shard.users(), of_halves, steps, true);
+            prop_assert_eq!(found, solve_users(b, shard.users(), system, steps, true));
+            prop_assert_eq!(bits(a), bits(b));
+            prop_assert_eq!(
+                of_users(a, shard.users(), of_halves, steps),
+                of_users(b, shard.users(), system, steps)
+            );
+        }
+        let (of_users, users) = halves(&log.factors(log.n_users(), 5));
+        let (items, all) = (0..log.n_items, 0..log.shards.len() as u32);
+        for walk in [Walk::Tiles, Walk::ItemByItem] {
+            let by_item = log.by_item(walk);
+            for term in [Term::Residual, Term::Product] {
+                let of = |halves| {
+                    let users = Fixed { halves, ..log.fixed(&users) };
+                    let request = Request { by_item: &by_item, users, term };
+                    bits(&sums(request, items.clone(), all.clone(), &v).values)
+                };
+                prop_assert_eq!(of(None), of(Some(&of_users)));
             }
         }
     }

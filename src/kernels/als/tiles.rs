@@ -6,8 +6,9 @@
 
 use rayon::prelude::*;
 
+use super::halves::{Number, Numbers};
 use super::item_sums::{Term, add, row_of};
-use super::pairs::{AddPairs, Fixed, Pairs, load_row, store_row};
+use super::pairs::{AddPairs, Fixed, Pairs, scaled_row, store_row};
 use super::tree::Forest;
 use super::users::Users;
 use crate::kernels::simd::{LANES, Simd};
@@ -47,26 +48,33 @@ pub(super) fn tiles(shards: &[(u32, Users<'_>)], n_items: usize, base: f32) -> V
     shards.par_iter().zip(&firsts[..shards.len()]).with_max_len(1).map(of_shard).collect()
 }
 
-/// Where the blocks of each item begin, and the end of the last.
-fn first_blocks(users: Users<'_>, n_items: usize) -> Vec<u32> {
-    let mut blocks = vec![0u32; n_items + 1];
+/// Where the blocks of each item begin, and those of each range of items and the end of the last.
+///
+/// Within a range items with few blocks come first, so that the end of an item's blocks is where the
+/// processor guesses it.
+fn first_blocks(users: Users<'_>, n_items: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut blocks = vec![0u32; n_items];
     for row in users.solved_rows() {
-        users.of(row).rows.iter().for_each(|item| blocks[item.index() + 1] += 1);
+        users.of(row).rows.iter().for_each(|item| blocks[item.index()] += 1);
     }
-    for item in 0..n_items {
-        blocks[item + 1] = blocks[item] + blocks[item + 1].div_ceil(BLOCK as u32);
+    blocks.iter_mut().for_each(|n_pairs| *n_pairs = n_pairs.div_ceil(BLOCK as u32));
+    let (mut starts, mut next) = (Vec::new(), 0);
+    for range in blocks.chunks_mut(ITEMS_PER_TILE) {
+        starts.push(next);
+        let mut order: Vec<usize> = (0..range.len()).collect();
+        order.sort_by_key(|&item| range[item]);
+        for item in order {
+            next += std::mem::replace(&mut range[item], next);
+        }
     }
-    blocks
+    starts.push(next);
+    (blocks, starts)
 }
 
 impl ShardTiles {
     fn new((shard, first): (u32, u32), users: Users<'_>, n_items: usize, base: f32) -> Self {
-        let blocks = first_blocks(users, n_items);
-        let n_blocks = blocks[n_items];
-        let mut starts: Vec<u32> =
-            blocks[..n_items].iter().copied().step_by(ITEMS_PER_TILE).collect();
-        starts.push(n_blocks);
-        let n_blocks = n_blocks as usize;
+        let (blocks, starts) = first_blocks(users, n_items);
+        let n_blocks = *starts.last().expect("the end of the last") as usize;
         let mut items = vec![0; n_blocks];
         let (mut rows, mut confidences) =
             (vec![first; BLOCK * n_blocks], vec![-base; BLOCK * n_blocks]);
@@ -141,21 +149,10 @@ impl RangeSums<'_> {
         let mut leaf = vec![0.0; self.width];
         for shard in shards {
             let (tile, shard) = (shard.tile(range), shard.shard);
-            let groups = self.users.stride / LANES;
-            match (self.term, groups) {
-                (Term::Residual, 4) => {
-                    self.add::<S, true, 4>(simd, tile, shard, &mut leaf, &mut forest)
-                }
-                (Term::Product, 4) => {
-                    self.add::<S, false, 4>(simd, tile, shard, &mut leaf, &mut forest)
-                }
-                (Term::Residual, 8) => {
-                    self.add::<S, true, 8>(simd, tile, shard, &mut leaf, &mut forest)
-                }
-                (Term::Product, 8) => {
-                    self.add::<S, false, 8>(simd, tile, shard, &mut leaf, &mut forest)
-                }
-                _ => self.add_runs(simd, tile, shard, &mut leaf, &mut forest),
+            let leaf = Leaf { tile, shard, room: &mut leaf, forest: &mut forest };
+            match self.users.halves {
+                Some(halves) => self.add_tile(simd, halves.all(), leaf),
+                None => self.add_tile(simd, self.users.whole(), leaf),
             }
         }
         for (at, value) in values.chunks_exact_mut(self.width).enumerate() {
@@ -163,45 +160,58 @@ impl RangeSums<'_> {
         }
     }
 
+    #[inline(always)]
+    fn add_tile<S: Simd, N: Number>(&self, simd: S, users: Numbers<'_, N>, leaf: Leaf<'_>) {
+        match (self.term, self.users.stride / LANES) {
+            (Term::Residual, 4) => self.add::<S, N, true, 4>(simd, users, leaf),
+            (Term::Product, 4) => self.add::<S, N, false, 4>(simd, users, leaf),
+            (Term::Residual, 8) => self.add::<S, N, true, 8>(simd, users, leaf),
+            (Term::Product, 8) => self.add::<S, N, false, 8>(simd, users, leaf),
+            _ => self.add_runs(simd, leaf),
+        }
+    }
+
     /// Adds the leaves of one tile: each item's blocks follow each other. The common widths have this
     /// code of their own, in which v and the sum stay in registers; the bits are the same.
     #[inline(always)]
-    fn add<S: Simd, const RESIDUAL: bool, const GROUPS: usize>(
+    fn add<S: Simd, N: Number, const RESIDUAL: bool, const GROUPS: usize>(
         &self,
         simd: S,
-        tile: Tile<'_>,
-        shard: u32,
-        leaf: &mut [f32],
-        forest: &mut Forest,
+        users: Numbers<'_, N>,
+        leaf: Leaf<'_>,
     ) {
-        let leaf: &mut [[f32; LANES]; GROUPS] =
-            leaf.as_chunks_mut().0.try_into().expect("the width of a row");
+        let Leaf { tile, shard, room, forest } = leaf;
+        let room: &mut [[f32; LANES]; GROUPS] =
+            room.as_chunks_mut().0.try_into().expect("the width of a row");
         let v_rows = self.v.as_chunks::<LANES>().0.as_chunks::<GROUPS>().0;
-        let add = AddPairs::<u32, RESIDUAL> { pairs: tile.pairs, fixed: self.users };
+        let add = AddPairs::<u32, N, RESIDUAL>::new(tile.pairs, self.users, users);
         for (item, pairs) in tile.runs() {
-            let v = load_row(simd, &v_rows[item]);
+            let v = scaled_row(simd, &v_rows[item], users.unit);
             let mut sum = [simd.splat(0.0); GROUPS];
             add.blocks::<S, GROUPS, BLOCK>(simd, pairs, &mut sum, &v);
-            store_row(simd, leaf, &sum);
-            forest.push(simd, item, shard, leaf.as_flattened_mut());
+            store_row(simd, room, &sum, users.unit);
+            forest.push(simd, item, shard, room.as_flattened_mut());
         }
     }
 
     /// The same item by item.
     #[inline(always)]
-    fn add_runs<S: Simd>(
-        &self,
-        simd: S,
-        tile: Tile<'_>,
-        shard: u32,
-        leaf: &mut [f32],
-        forest: &mut Forest,
-    ) {
+    fn add_runs<S: Simd>(&self, simd: S, leaf: Leaf<'_>) {
+        let Leaf { tile, shard, room, forest } = leaf;
         for (item, pairs) in tile.runs() {
-            leaf.fill(0.0);
+            room.fill(0.0);
             let v = row_of(self.v, item, self.users.stride);
-            add(simd, self.term, leaf, pairs, self.users, v);
-            forest.push(simd, item, shard, leaf);
+            add(simd, self.term, room, pairs, self.users, v);
+            forest.push(simd, item, shard, room);
         }
     }
+}
+
+/// One tile, and where its leaves go.
+struct Leaf<'a> {
+    tile: Tile<'a>,
+    shard: u32,
+    /// Numbers of one leaf.
+    room: &'a mut [f32],
+    forest: &'a mut Forest,
 }

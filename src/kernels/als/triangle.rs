@@ -466,7 +466,7 @@ mod tests {
     fn all(n_factors: usize, factors: &[f32], confidences: &[f32]) -> [Vec<f32>; 4] {
         let stride = n_factors.next_multiple_of(LANES);
         let rows: Vec<u32> = (0..confidences.len() as u32).collect();
-        let fixed = Fixed { factors, n_factors, stride, base: 1.0 };
+        let fixed = Fixed { factors, halves: None, n_factors, stride, base: 1.0 };
         let mut rhs = vec![0.0; stride];
         let mut matrix = vec![0.0; len(n_factors)];
         add_pairs(&mut matrix, &mut rhs, Pairs { rows: &rows, confidences }, fixed);

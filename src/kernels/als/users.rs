@@ -3,10 +3,10 @@
 use rayon::prelude::*;
 
 use super::loss::{ShardLoss, add_user};
-use super::pairs::Pairs;
-use super::rows::{RowInput, Scratch, SolveError, System, check_finite, descend, solve};
+use super::pairs::{Fixed, Pairs};
+use super::rows::{RowInput, Scratch, SolveError, System, TOGETHER, check_finite, descend, solve};
 use super::{Objective, Solver};
-use crate::kernels::simd::{Kernel, Simd, dispatch};
+use crate::kernels::simd::{Kernel, LANES, Simd, dispatch};
 use crate::types::{ItemIdx, ItemLists};
 
 /// Users of one shard: what they did, as confidences.
@@ -81,10 +81,12 @@ pub fn solve_users(
     let stride = system.fixed.stride;
     assert_eq!(x.len(), users.len() * stride, "a row per user");
     let tasks = x.par_chunks_mut(USERS_PER_TASK * stride).enumerate();
-    let solve = |(task, x)| {
-        dispatch(Task { x, first: task * USERS_PER_TASK, users, system, params, with_loss })
+    let room = || Room::new(system.fixed);
+    let solve = |room: &mut Room, (task, x)| {
+        let first = task * USERS_PER_TASK;
+        dispatch(Task { x, first, users, system, params, with_loss, room })
     };
-    let solved: Vec<Result<(usize, ShardLoss), SolveError>> = tasks.map(solve).collect();
+    let solved: Vec<Result<(usize, ShardLoss), SolveError>> = tasks.map_init(room, solve).collect();
     let mut sum = (0, ShardLoss::default());
     for task in solved {
         let (stopped, loss) = task?;
@@ -101,6 +103,7 @@ struct Task<'a> {
     system: System<'a>,
     params: Params<'a>,
     with_loss: bool,
+    room: &'a mut Room,
 }
 
 impl Kernel for Task<'_> {
@@ -108,34 +111,112 @@ impl Kernel for Task<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Self::Output {
-        let Self { x, first, users, system, params, with_loss } = self;
-        let mut scratch = Scratch::new(system.fixed.n_factors, system.fixed.stride);
+        let Self { x, first, users, system, params, with_loss, room } = self;
+        let Room { scratch, near, scores } = room;
+        let stride = system.fixed.stride;
         let (mut stopped, mut loss) = (0, ShardLoss::default());
-        let mut scores = Vec::new();
-        for (at, x) in x.chunks_exact_mut(system.fixed.stride).enumerate() {
-            let row = first + at;
-            if users.solved.is_some_and(|solved| !solved[row]) {
-                continue;
-            }
-            if row + 1 < users.len() {
-                system.fixed.prefetch(simd, users.of(row + 1).rows, PREFETCHED);
-            }
-            let input = input(users.of(row), params);
-            if with_loss {
-                add_user(simd, &mut loss, x, &input, system, &mut scores);
+        for (at, x) in x.chunks_mut(TOGETHER * stride).enumerate() {
+            let first = first + at * TOGETHER;
+            let mut inputs = [None; TOGETHER];
+            for ((at, x), near) in x.chunks_exact(stride).enumerate().zip(near.iter_mut()) {
+                let row = first + at;
+                if users.solved.is_some_and(|solved| !solved[row]) {
+                    continue;
+                }
+                if row + TOGETHER < users.len() {
+                    let next = users.of(row + TOGETHER).rows;
+                    system.fixed.prefetch(simd, next, PREFETCHED);
+                }
+                let (input, fixed) =
+                    side_by_side(simd, near, input(users.of(row), params), system.fixed);
+                if with_loss {
+                    add_user(simd, &mut loss, x, &input, System { fixed, ..system }, scores);
+                }
+                inputs[at] = Some((input, fixed));
             }
             match params.solver {
                 Solver::ConjugateGradient { steps } => {
-                    stopped += usize::from(descend(simd, x, &input, system, steps, &mut scratch));
+                    stopped += descend(simd, x, &inputs, system, steps, scratch);
                 }
-                Solver::Cholesky if !solve(simd, x, &input, system, &mut scratch) => {
-                    return Err(SolveError::NotPositiveDefinite { row });
+                Solver::Cholesky => {
+                    let solved = solve_each(simd, x, &inputs, system, scratch);
+                    solved.map_err(|at| SolveError::NotPositiveDefinite { row: first + at })?;
                 }
-                Solver::Cholesky => {}
             }
         }
         Ok((stopped, loss))
     }
+}
+
+/// The exact solutions of some rows; an error is the place of the first that has none.
+#[inline(always)]
+fn solve_each<S: Simd>(
+    simd: S,
+    x: &mut [f32],
+    inputs: &[Option<(RowInput<'_, ItemIdx>, Fixed<'_>)>; TOGETHER],
+    system: System<'_>,
+    scratch: &mut Scratch,
+) -> Result<(), usize> {
+    for ((at, x), input) in x.chunks_exact_mut(system.fixed.stride).enumerate().zip(inputs) {
+        if let Some((input, fixed)) = input
+            && !solve(simd, x, input, System { fixed: *fixed, ..system }, scratch)
+        {
+            return Err(at);
+        }
+    }
+    Ok(())
+}
+
+/// What is kept from user to user.
+struct Room {
+    scratch: Scratch,
+    /// Rows of the items of each user.
+    near: [Vec<f32>; TOGETHER],
+    scores: Vec<f32>,
+}
+
+impl Room {
+    fn new(fixed: Fixed<'_>) -> Self {
+        let scratch = Scratch::new(fixed.n_factors, fixed.stride);
+        Self { scratch, near: Default::default(), scores: Vec::new() }
+    }
+}
+
+/// Bytes of a user's rows that are copied beside each other: a quarter of a core's second cache, as few
+/// of the users that are solved together have so many.
+const NEAR_BYTES: usize = 1 << 19;
+
+/// Places of rows that lie one behind the other.
+static IN_ORDER: [ItemIdx; NEAR_BYTES / (4 * LANES)] = {
+    let mut places = [ItemIdx(0); NEAR_BYTES / (4 * LANES)];
+    let mut at = 0;
+    while at < places.len() {
+        places[at] = ItemIdx(at as u32);
+        at += 1;
+    }
+    places
+};
+
+/// The same equations with the user's rows copied one behind the other, where they are not too many:
+/// all passes but this one find them near.
+#[inline(always)]
+fn side_by_side<'a, S: Simd>(
+    simd: S,
+    near: &'a mut Vec<f32>,
+    input: RowInput<'a, ItemIdx>,
+    fixed: Fixed<'a>,
+) -> (RowInput<'a, ItemIdx>, Fixed<'a>) {
+    let RowInput { pairs: Pairs { rows, confidences }, lambda } = input;
+    let len = rows.len() * fixed.stride;
+    if 4 * len > NEAR_BYTES {
+        return (input, fixed);
+    }
+    near.resize(near.len().max(len), 0.0);
+    let near = &mut near[..len];
+    fixed.gather(simd, near, rows);
+    let fixed = Fixed { factors: near, halves: None, ..fixed };
+    let pairs = Pairs { rows: &IN_ORDER[..rows.len()], confidences };
+    (RowInput { pairs, lambda }, fixed)
 }
 
 #[inline(always)]

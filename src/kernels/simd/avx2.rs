@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Simd, TRANSPOSED};
+use super::{Half, LANES, Simd, TRANSPOSED};
 
-/// Proof that AVX2 and FMA were detected: only [`dispatch`](super::dispatch) makes one.
+/// Proof that AVX2, FMA and F16C were detected: only [`dispatch`](super::dispatch) makes one.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2(pub(super) ());
 
@@ -26,6 +26,29 @@ impl Simd for Avx2 {
     fn load(self, values: &[f32; LANES]) -> Self::Lanes {
         let (lower, upper) = values.split_at(8);
         unsafe { [_mm256_loadu_ps(lower.as_ptr()), _mm256_loadu_ps(upper.as_ptr())] }
+    }
+
+    #[inline(always)]
+    fn load_half(self, values: &[Half; LANES]) -> Self::Lanes {
+        let (lower, upper) = values.split_at(8);
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(lower.as_ptr().cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(upper.as_ptr().cast())),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn quarters(self, values: &[f32; 4]) -> Self::Lanes {
+        unsafe {
+            let four = _mm256_castps128_ps256(_mm_loadu_ps(values.as_ptr()));
+            let (lower, upper) = (
+                _mm256_set_epi32(1, 1, 1, 1, 0, 0, 0, 0),
+                _mm256_set_epi32(3, 3, 3, 3, 2, 2, 2, 2),
+            );
+            [_mm256_permutevar8x32_ps(four, lower), _mm256_permutevar8x32_ps(four, upper)]
+        }
     }
 
     #[inline(always)]
@@ -151,8 +174,8 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(self, row: &[f32; LANES]) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(row.as_ptr().cast()) }
+    fn prefetch<T>(self, number: &T) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(number).cast()) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Simd, TRANSPOSED};
+use super::{Half, LANES, Simd, TRANSPOSED};
 
 /// Proof that AVX-512 was detected: only [`dispatch`](super::dispatch) makes one.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,19 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn load(self, values: &[f32; LANES]) -> __m512 {
         unsafe { _mm512_loadu_ps(values.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_half(self, values: &[Half; LANES]) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn quarters(self, values: &[f32; 4]) -> __m512 {
+        unsafe {
+            let places = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+            _mm512_permutexvar_ps(places, _mm512_castps128_ps512(_mm_loadu_ps(values.as_ptr())))
+        }
     }
 
     #[inline(always)]
@@ -147,7 +160,7 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch(self, row: &[f32; LANES]) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(row.as_ptr().cast()) }
+    fn prefetch<T>(self, number: &T) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(number).cast()) }
     }
 }

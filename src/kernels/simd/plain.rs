@@ -1,7 +1,7 @@
 //! Sixteen lanes as the compiler likes them: what every machine runs, and what the tests hold the
 //! others against.
 
-use super::{LANES, Simd};
+use super::{Half, LANES, Simd};
 
 /// No instructions beyond those of the target.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,16 @@ impl Simd for Plain {
     #[inline(always)]
     fn load(self, values: &[f32; LANES]) -> Self::Lanes {
         *values
+    }
+
+    #[inline(always)]
+    fn load_half(self, values: &[Half; LANES]) -> Self::Lanes {
+        values.map(Half::to_f32)
+    }
+
+    #[inline(always)]
+    fn quarters(self, values: &[f32; 4]) -> Self::Lanes {
+        std::array::from_fn(|lane| values[lane / 4])
     }
 
     #[inline(always)]
@@ -79,5 +89,5 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
-    fn prefetch(self, _row: &[f32; LANES]) {}
+    fn prefetch<T>(self, _number: &T) {}
 }
