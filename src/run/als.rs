@@ -302,8 +302,8 @@ impl<'a> Fit<'a> {
     /// Reads users in 16 bits from here on, in units that follow from the users of all processes.
     fn round_users(&mut self, worker: &mut Worker<'_>) {
         let Some(halves) = &mut self.halves else { return };
-        let mine = worker.pool.install(|| largest(&self.users));
-        let parts = worker.shell.collectives.all_gather(mine.to_le_bytes().to_vec().into());
+        let largest_here = worker.pool.install(|| largest(&self.users)).to_le_bytes().to_vec();
+        let parts = worker.shell.collectives.all_gather(largest_here.into());
         let of_part = |part: &[u8]| f32::from_le_bytes(part.try_into().expect("4 bytes"));
         let largest = parts.iter().map(|part| of_part(part)).fold(0.0, f32::max);
         worker.pool.install(|| halves.set(&self.users, largest));

@@ -175,8 +175,14 @@ fn a_fit_predicts_the_runs_it_was_made_of() {
 fn als_sends_nothing_of_single_users() {
     let source = include_str!("../als.rs");
     let calls: Vec<&str> = source.lines().filter(|line| line.contains("collectives.")).collect();
-    let payloads =
-        ["all_gather(encoded", "all_to_all(outgoing", "all_reduce_sum(n_", "(vec![n_users"];
+    let payloads = [
+        "all_gather(encoded",
+        // One number.
+        "all_gather(largest_here",
+        "all_to_all(outgoing",
+        "all_reduce_sum(n_",
+        "(vec![n_users",
+    ];
     for call in &calls {
         assert!(payloads.iter().any(|payload| call.contains(payload)), "{call}");
     }
