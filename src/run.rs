@@ -20,7 +20,7 @@ use crate::job::spec::{Spec, Store};
 use crate::schema::IdTypes;
 use crate::store::{
     Current, Footer, Gate, InputFile, IoRuntime, Location, Manifest, ManifestInput, Output,
-    Published, PublishedFile, RunPath, Stage, StoreOptions,
+    Published, PublishedFile, RunPath, Stage, StateManifest, StoreOptions,
 };
 
 mod als;
@@ -51,6 +51,9 @@ mod scan_tests;
 mod search;
 mod side;
 mod stages;
+mod state;
+#[cfg(test)]
+mod state_tests;
 mod tables;
 mod usage;
 mod vectors;
@@ -76,6 +79,7 @@ use attempts::Attempt;
 use checkpoint::Checkpoints;
 use gates::Looked;
 use report::{Known, Record};
+use state::StatePlan;
 use usage::Usage;
 
 /// Told what a run is doing; may be called from several threads.
@@ -220,6 +224,8 @@ fn input_file(file: &FilePlan) -> InputFile {
 /// What all stages of one process read.
 struct Job<'a> {
     plan: Plan,
+    /// What process 0 found to go on from; none for a job that is not incremental.
+    state: Option<StatePlan>,
     attempt: &'a Attempt,
     /// When the run began, on the clock of process 0.
     started_at_us: i64,
@@ -406,10 +412,11 @@ fn drive_stages(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
     let began = Usage::now(runtime);
     let output = Output::create(runtime, &request.spec.output.url, &request.base);
     let output = agree(shell, record, output.map_err(Into::into))?;
-    let Go { plan, fingerprint, run_id, started_at_us } = match start(shell, attempt, &output)? {
-        Start::Already(current) => return Ok(Outcome::AlreadyPublished { current }),
-        Start::Go(go) => *go,
-    };
+    let Go { plan, state, fingerprint, run_id, started_at_us } =
+        match start(shell, attempt, &output)? {
+            Start::Already(current) => return Ok(Outcome::AlreadyPublished { current }),
+            Start::Go(go) => *go,
+        };
     note(&|known| {
         known.fingerprint = Some(fingerprint.clone());
         known.input = InputSummary::of(&plan);
@@ -426,8 +433,18 @@ fn drive_stages(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
     observer.end("plan", seconds, &format!("{} rows in {} shards", plan.n_rows, plan.n_shards));
     let threads = request.threads;
     let run_id = &run_id;
-    let job =
-        Job { plan, logs, threads, attempt, request, runtime, observer, started_at_us, run_id };
+    let job = Job {
+        plan,
+        state,
+        logs,
+        threads,
+        attempt,
+        request,
+        runtime,
+        observer,
+        started_at_us,
+        run_id,
+    };
     let stages = vec![Stage { name: "plan".to_owned(), seconds, more }];
     note(&|known| known.stages = stages.clone());
     let checkpoints = checkpoint::open(shell, attempt, &output, &job.plan, &fingerprint)?;
@@ -451,6 +468,7 @@ enum Start {
 #[derive(Serialize, Deserialize)]
 struct Go {
     plan: Plan,
+    state: Option<StatePlan>,
     fingerprint: String,
     run_id: String,
     started_at_us: i64,
@@ -489,10 +507,11 @@ fn look_and_plan(attempt: &Attempt, output: &Output, cluster: Cluster) -> Result
     if request.publish && !request.unsafe_single_writer {
         output.probe(&request.run_id)?;
     }
-    let plan = frozen.plan(runtime, spec, base, flags, left_out)?;
+    let mut plan = frozen.plan(runtime, spec, base, flags, left_out)?;
+    let state = StatePlan::find(output, &mut plan);
     memory::check(&plan, cluster)?;
     let (run_id, started_at_us) = (request.run_id.clone(), attempt.started_at_us);
-    Ok(Start::Go(Box::new(Go { plan, fingerprint, run_id, started_at_us })))
+    Ok(Start::Go(Box::new(Go { plan, state, fingerprint, run_id, started_at_us })))
 }
 
 /// Instructions that results may depend on in their last bits.

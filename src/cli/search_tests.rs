@@ -158,6 +158,7 @@ impl Writer {
             gates: Vec::new(),
             stages: Vec::new(),
             delta: false,
+            state: None,
             nonce: "n".to_owned(),
         };
         self.output.publish(&self.path, &manifest, "2026-11-23T01:02:03Z", false).unwrap();

@@ -17,12 +17,14 @@
 
 mod agree;
 mod block;
+mod changes;
 mod collectives;
 mod shell;
 mod source;
 
 pub use agree::AgreeError;
 pub use block::BLOCK_BYTES;
+pub use changes::consolidated;
 pub use collectives::{BytesMoved, Collectives, Incoming, Outgoing, SLICE_BYTES, SumOverflow};
 pub use shell::{PANIC_EXIT_CODE, Shell, StartError, execute, execute_over};
 pub use source::{SourceClosed, SourceSender, windowed_source};

@@ -157,6 +157,13 @@ impl Plan {
         event_kinds(&self.spec)
     }
 
+    /// By kind of event: whether its log says when things happened.
+    pub fn kinds_with_times(&self) -> Vec<bool> {
+        let of_source =
+            |source: &SourcePlan| vec![source.columns.time.is_some(); source.kinds.len()];
+        self.sources.iter().flat_map(of_source).collect()
+    }
+
     /// The zone in which days begin and naive timestamps are read.
     pub fn time_zone(&self) -> TimeZone {
         time_zone(&self.spec)

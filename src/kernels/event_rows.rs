@@ -24,6 +24,8 @@ pub struct EventRows {
     pub times: Vec<i64>,
     /// What makes two rows the same event; 0 for a row without event id. Empty if no row has one.
     pub digests: Vec<u128>,
+    /// Number of the file that each row comes from; empty where nobody asks for it.
+    pub files: Vec<u32>,
 }
 
 impl EventRows {
@@ -36,6 +38,7 @@ impl EventRows {
             values: Vec::new(),
             times: Vec::new(),
             digests: Vec::new(),
+            files: Vec::new(),
         }
     }
 
@@ -57,6 +60,7 @@ impl EventRows {
         self.values.clear();
         self.times.clear();
         self.digests.clear();
+        self.files.clear();
     }
 
     /// Packs the rows: each column as its minimum and, per row, the difference in as few whole
@@ -99,6 +103,10 @@ impl EventRows {
                 let half = self.digests.iter().map(|&digest| (digest >> shift) as u64);
                 pack_column(&half.collect::<Vec<_>>(), out);
             }
+        }
+        out.push(u8::from(!self.files.is_empty()));
+        if !self.files.is_empty() {
+            pack_column(&self.files, out);
         }
     }
 }
@@ -245,6 +253,11 @@ mod tests {
 
     type Row = (i64, u32, u8, f32, i64, u128);
 
+    /// Number of a row's file.
+    fn file_of(row: &Row) -> u32 {
+        u32::from(row.2 % 3)
+    }
+
     fn rows(raw: &[Row]) -> EventRows {
         let mut rows = EventRows::new_like(&Ids::Int(Vec::new()));
         for &(user, item, kind, value, time, digest) in raw {
@@ -255,6 +268,7 @@ mod tests {
             rows.times.push(time);
             rows.digests.push(digest);
         }
+        rows.files = raw.iter().map(file_of).collect();
         rows
     }
 
@@ -276,7 +290,8 @@ mod tests {
         let [low, high] = packed.digests.map_or([(); 2].map(|()| vec![0; n_rows]), |digests| {
             digests.map(|column| numbers(&column, n_rows))
         });
-        (0..n_rows)
+        let files = packed.files.map_or(Vec::new(), |files| numbers(&files, n_rows));
+        let rows: Vec<Row> = (0..n_rows)
             .map(|row| {
                 (
                     from_order_preserving(users[row]),
@@ -287,7 +302,9 @@ mod tests {
                     u128::from(low[row]) | u128::from(high[row]) << 64,
                 )
             })
-            .collect()
+            .collect();
+        assert!(files.into_iter().eq(rows.iter().map(|row| u64::from(file_of(row)))));
+        rows
     }
 
     /// Numbers that take few bytes as well as many.

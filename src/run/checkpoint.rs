@@ -159,7 +159,7 @@ fn variant(attempt: &Attempt, plan: &Plan) -> String {
 }
 
 /// Error and causes on one line.
-fn chain(error: &PublishError) -> String {
+pub(super) fn chain(error: &PublishError) -> String {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
     causes.map(|error| error.to_string()).collect::<Vec<_>>().join(": ")
 }

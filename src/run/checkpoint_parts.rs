@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::checkpoint::{Saving, Sealed};
 use super::counts::ScanCounts;
@@ -19,7 +21,7 @@ use crate::kernels::saved::{
     Damaged, Saved, put_floats, put_histories, put_i64, put_ids, put_neighbors, put_u64,
     read_histories, read_neighbors,
 };
-use crate::store::CheckpointPart;
+use crate::store::{CheckpointPart, StateManifest};
 use crate::types::{Histories, Ids};
 
 /// The part that every process reads.
@@ -111,10 +113,10 @@ fn part_of(sealed: &Sealed<'_>, name: &str) -> String {
 pub(super) fn save_histories(
     share: &Share<'_>,
     saving: &Saving<'_>,
-    counts: &ScanCounts,
+    (counts, state): (&ScanCounts, &Option<StateManifest>),
     prepared: &Prepared,
 ) -> Result<Vec<CheckpointPart>> {
-    let mut parts = share.common(saving, |out| put_common(counts, prepared, out))?;
+    let mut parts = share.common(saving, |out| put_common((counts, state), prepared, out))?;
     let shards = &prepared.shards;
     parts.extend(share.of_shards(saving, shards, |at, out| put_histories(&shards[at], out))?);
     Ok(parts)
@@ -126,10 +128,10 @@ pub(super) fn read_histories_of(
     job: &Job<'_>,
     pool: &rayon::ThreadPool,
     mine: &[u32],
-) -> Result<(ScanCounts, Prepared)> {
+) -> Result<(ScanCounts, Prepared, Option<StateManifest>)> {
     let common = sealed.part(COMMON)?;
     let common = read_common(&common, job).with_context(|| part_of(sealed, COMMON));
-    let (counts, mut prepared) = common?;
+    let (counts, mut prepared, state) = common?;
     let like = Ids::new(job.plan.user_id_type);
     let n_items = prepared.item_ids.len();
     let read = |&shard: &u32| {
@@ -138,13 +140,27 @@ pub(super) fn read_histories_of(
         read.with_context(|| part_of(sealed, &name))
     };
     prepared.shards = pool.install(|| mine.par_iter().map(read).collect::<Result<_>>())?;
-    Ok((counts, prepared))
+    Ok((counts, prepared, state))
 }
 
-fn put_common(counts: &ScanCounts, prepared: &Prepared, out: &mut Vec<u8>) {
-    let counts = serde_json::to_vec(counts).expect("counts are plain data");
-    put_u64(counts.len() as u64, out);
-    out.extend_from_slice(&counts);
+fn put_json(value: &impl Serialize, out: &mut Vec<u8>) {
+    let json = serde_json::to_vec(value).expect("counts and files are plain data");
+    put_u64(json.len() as u64, out);
+    out.extend_from_slice(&json);
+}
+
+fn read_json<T: DeserializeOwned>(saved: &mut Saved<'_>) -> Result<T> {
+    let n_bytes = saved.n()?;
+    Ok(serde_json::from_slice(saved.bytes(n_bytes)?)?)
+}
+
+fn put_common(
+    (counts, state): (&ScanCounts, &Option<StateManifest>),
+    prepared: &Prepared,
+    out: &mut Vec<u8>,
+) {
+    put_json(counts, out);
+    put_json(state, out);
     put_ids(&prepared.dictionary, out);
     prepared.sums.iter().chain(&prepared.times).for_each(|&number| put_i64(number, out));
     put_u64(prepared.segment_sums.len() as u64, out);
@@ -163,10 +179,12 @@ fn put_common(counts: &ScanCounts, prepared: &Prepared, out: &mut Vec<u8>) {
     filtered.iter().chain(&dropped).for_each(|&count| put_u64(count, out));
 }
 
-fn read_common(bytes: &[u8], job: &Job<'_>) -> Result<(ScanCounts, Prepared)> {
+type Common = (ScanCounts, Prepared, Option<StateManifest>);
+
+fn read_common(bytes: &[u8], job: &Job<'_>) -> Result<Common> {
     let mut saved = Saved::new(bytes);
-    let n_bytes = saved.n()?;
-    let counts: ScanCounts = serde_json::from_slice(saved.bytes(n_bytes)?)?;
+    let counts: ScanCounts = read_json(&mut saved)?;
+    let state = read_json(&mut saved)?;
     let dictionary = saved.ids(&Ids::new(job.plan.item_id_type))?;
     let sums = numbers(&mut saved, 5 * dictionary.len())?;
     let times = numbers(&mut saved, 2 * dictionary.len())?;
@@ -208,7 +226,7 @@ fn read_common(bytes: &[u8], job: &Job<'_>) -> Result<(ScanCounts, Prepared)> {
         dropped,
         calendar: calendar(&job.plan, &counts),
     };
-    Ok((counts, prepared))
+    Ok((counts, prepared, state))
 }
 
 fn numbers(saved: &mut Saved<'_>, n: usize) -> Result<Vec<i64>, Damaged> {

@@ -104,7 +104,7 @@ impl Frozen {
     /// Hex digest of all that decides the bytes of the tables.
     ///
     /// Files outside of what can count are left out, so that tomorrow's folder does not make
-    /// yesterday's run a new one; nor do gates, checkpoints and how the store is reached.
+    /// yesterday's run a new one; nor do gates, checkpoints, state and how the store is reached.
     pub(super) fn fingerprint(&self, spec: &Spec, flags: &PlanFlags) -> String {
         let counts = |log: &'_ FrozenLog| -> Vec<InputFile> {
             let files = log.files.iter().zip(&log.pruned);
@@ -118,6 +118,7 @@ impl Frozen {
             store: Store::default(),
             gates: Gates::default(),
             checkpoints: None,
+            incremental: None,
             ..spec.clone()
         };
         let decisive = json!({

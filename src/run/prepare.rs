@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::counts::ScanCounts;
 use super::scan::{ScanContext, Scanned, Split, assigned, read_splits, splits};
+use super::state::{Files, Stored};
 use super::{Job, Refused, Worker};
 use crate::dataflow::{BLOCK_BYTES, Outgoing, windowed_source};
 use crate::job::plan::Plan;
@@ -28,13 +29,29 @@ pub(super) struct Scan {
     items: BTreeMap<usize, Ids>,
     /// Counts of this process.
     counts: ScanCounts,
+    /// The same by file, where state is kept.
+    by_file: FileCounts,
 }
 
+/// What became of the rows of each file, by log and file of the plan.
+pub(super) type FileCounts = BTreeMap<(u32, u32), ScanCounts>;
+
+/// Stands for the thread that read a block where it comes from stored state.
+const STORED: usize = usize::MAX;
+
 /// Reads this process's share of the logs.
-pub(super) fn scan(worker: &mut Worker<'_>, denied: &HashSet<u128>) -> Result<Scan> {
+///
+/// Of an incremental run, what is not in the state that it goes on from.
+pub(super) fn scan(
+    worker: &mut Worker<'_>,
+    denied: &HashSet<u128>,
+    files: Option<&Files>,
+) -> Result<Scan> {
     let job = worker.job;
     let kinds = job.plan.event_kinds();
-    let mine = assigned(splits(&job.plan), worker.shell.index, worker.shell.peers);
+    let mut all = splits(&job.plan);
+    all.retain(|split| !files.is_some_and(|files| files.is_kept(split.source, split.file)));
+    let mine = assigned(all, worker.shell.index, worker.shell.peers);
     let next = AtomicUsize::new(0);
     let observer = job.observer;
     let advance = |rows: u64| observer.advance(rows);
@@ -43,11 +60,17 @@ pub(super) fn scan(worker: &mut Worker<'_>, denied: &HashSet<u128>) -> Result<Sc
         logs: &job.logs,
         kinds: &kinds,
         denied,
+        files,
         splits: &mine,
         next: &next,
         advance: &advance,
     };
-    let mut scan = Scan { blocks: Vec::new(), items: BTreeMap::new(), counts: ScanCounts::new() };
+    let mut scan = Scan {
+        blocks: Vec::new(),
+        items: BTreeMap::new(),
+        counts: ScanCounts::new(),
+        by_file: FileCounts::new(),
+    };
     // The threads that read are those that build histories: an allocator keeps memory by thread.
     worker.pool.in_place_scope(|scope| {
         windowed_source(
@@ -79,12 +102,36 @@ impl Scan {
                 self.counts.packed_bytes += packed.len() as u64;
                 self.blocks.push((reader, shard, packed));
             }
-            Scanned::Finished { reader, items, counts } => {
+            Scanned::Finished { reader, items, counts, by_file } => {
                 self.items.insert(reader, items);
                 self.counts.merge(&counts);
+                add_by_file(&mut self.by_file, &by_file);
             }
         }
     }
+
+    /// Adds the times and bytes of stored rows to the counts of this process.
+    pub(super) fn count_stored(&mut self, counts: &ScanCounts) {
+        self.counts.merge(counts);
+    }
+}
+
+fn add_by_file(sum: &mut FileCounts, other: &FileCounts) {
+    for (&file, counts) in other {
+        sum.entry(file).or_insert_with(ScanCounts::new).merge(counts);
+    }
+}
+
+/// Adds up the counts of all processes by file.
+pub(super) fn agree_on_file_counts(worker: &mut Worker<'_>, scan: &Scan) -> FileCounts {
+    let pairs: Vec<_> = scan.by_file.iter().collect();
+    let encoded = serde_json::to_vec(&pairs).expect("counts are plain data");
+    let mut sum = FileCounts::new();
+    for part in worker.shell.collectives.all_gather(encoded.into()) {
+        let pairs: Vec<_> = serde_json::from_slice(&part).expect("a peer sends counts");
+        add_by_file(&mut sum, &pairs.into_iter().collect());
+    }
+    sum
 }
 
 /// A reader that dies looks like the end of its data, so what was read is held against the plan.
@@ -123,11 +170,12 @@ pub(super) fn counts(scan: &Scan) -> &ScanCounts {
 /// Agrees on the dictionary of all item ids: sorted, the same in every process.
 ///
 /// Each id goes to the owner of its hash, which keeps it once; the owners' ids are gathered.
-pub(super) fn dictionary(worker: &mut Worker<'_>, scan: &Scan) -> Ids {
+pub(super) fn dictionary(worker: &mut Worker<'_>, scan: &Scan, stored: Option<&Stored>) -> Ids {
     const OWNER_SEED: u64 = 1;
     let like = Ids::new(worker.job.plan.item_id_type);
+    let used = stored.map(Stored::used_items);
     let local = worker.pool.install(|| {
-        let readers: Vec<&Ids> = scan.items.values().collect();
+        let readers: Vec<&Ids> = scan.items.values().chain(&used).collect();
         let sorted: Vec<Ids> = readers.into_par_iter().map(Ids::sorted_unique).collect();
         merge_sorted(&sorted, &like)
     });
@@ -165,16 +213,30 @@ pub(super) struct Shuffled {
 }
 
 /// Sends every block to the owner of its shard; those of this process's own shards stay as they are.
-pub(super) fn shuffle(worker: &mut Worker<'_>, scan: Scan, dictionary: &Ids) -> Shuffled {
+///
+/// Stored rows are those of this process's own shards.
+pub(super) fn shuffle(
+    worker: &mut Worker<'_>,
+    scan: Scan,
+    dictionary: &Ids,
+    stored: Option<&mut Stored>,
+) -> Shuffled {
     let (n_shards, peers) = (worker.job.plan.n_shards, worker.shell.peers);
     let ranks_of = |(&reader, items): (&usize, &Ids)| (reader, ranks(items, dictionary));
-    let ranks: BTreeMap<usize, Vec<u32>> =
+    let mut ranks: BTreeMap<usize, Vec<u32>> =
         worker.pool.install(|| scan.items.iter().map(ranks_of).collect());
-    let (mut stayed, mut arrived) = (BTreeMap::new(), BTreeMap::new());
+    let mut stayed: BTreeMap<u32, Vec<(usize, Vec<u8>)>> = BTreeMap::new();
+    let mut arrived = BTreeMap::new();
+    if let Some(stored) = stored {
+        ranks.insert(STORED, stored.ranks(dictionary));
+        for (shard, packed) in std::mem::take(&mut stored.blocks) {
+            stayed.entry(shard).or_default().push((STORED, packed));
+        }
+    }
     let mut leaving = Vec::new();
     for (reader, shard, packed) in scan.blocks {
         if owner(shard, n_shards, peers) == worker.shell.index {
-            stayed.entry(shard).or_insert_with(Vec::new).push((reader, packed));
+            stayed.entry(shard).or_default().push((reader, packed));
         } else {
             leaving.push((reader, shard, packed));
         }
@@ -188,6 +250,18 @@ pub(super) fn shuffle(worker: &mut Worker<'_>, scan: Scan, dictionary: &Ids) -> 
         arrived.entry(incoming.tag as u32).or_insert_with(Vec::new).push(incoming.payload);
     });
     Shuffled { stayed, arrived, ranks }
+}
+
+impl Shuffled {
+    /// The blocks of a shard that were read from the logs, or from stored state.
+    pub(super) fn blocks(&self, shard: u32, are_stored: bool) -> impl Iterator<Item = Block<'_>> {
+        let stayed = self.stayed.get(&shard).into_iter().flatten();
+        let stayed = stayed.filter(move |(reader, _)| (*reader == STORED) == are_stored);
+        let ours = stayed
+            .map(|(reader, packed)| Block { packed, ranks: Some(self.ranks[reader].as_slice()) });
+        let others = self.arrived.get(&shard).into_iter().flatten().filter(move |_| !are_stored);
+        ours.chain(others.map(|packed| Block { packed, ranks: None }))
+    }
 }
 
 /// The process that owns a shard: contiguous ranges, as equal as they can be.

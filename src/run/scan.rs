@@ -11,6 +11,8 @@ use arrow::array::RecordBatch;
 
 use super::Log;
 use super::counts::ScanCounts;
+use super::prepare::FileCounts;
+use super::state::Files;
 use crate::job::plan::{FilePlan, Plan, SourcePlan};
 use crate::kernels::histories::EventKind;
 use crate::schema::{TimeReader, read_batch, with_folder_columns};
@@ -102,6 +104,8 @@ pub(super) enum Scanned {
         items: Ids,
         /// What became of its rows.
         counts: ScanCounts,
+        /// The same by file, where state is kept.
+        by_file: FileCounts,
     },
 }
 
@@ -115,6 +119,8 @@ pub(super) struct ScanContext<'a> {
     pub(super) kinds: &'a [EventKind],
     /// Users whose rows do not count, by digest.
     pub(super) denied: &'a HashSet<u128>,
+    /// Numbers of the files, where state is kept.
+    pub(super) files: Option<&'a Files>,
     /// Splits of this process.
     pub(super) splits: &'a [Split],
     /// The next split that nobody has taken.
@@ -146,6 +152,10 @@ struct Scanner<'a> {
     context: &'a ScanContext<'a>,
     reader: usize,
     dealer: Dealer,
+    /// Of the splits that are done.
+    total: ScanCounts,
+    by_file: FileCounts,
+    /// Of the split at hand.
     counts: ScanCounts,
     times: Vec<TimeReader>,
     /// Rows of the batch at hand that count.
@@ -167,6 +177,8 @@ impl<'a> Scanner<'a> {
             context,
             reader,
             dealer: Dealer::new(plan),
+            total: ScanCounts::new(),
+            by_file: FileCounts::new(),
             counts: ScanCounts::new(),
             times,
             rows: Vec::new(),
@@ -196,6 +208,12 @@ impl<'a> Scanner<'a> {
             (self.context.advance)(n_rows);
         }
         self.counts.row_groups += 1;
+        let counts = std::mem::replace(&mut self.counts, ScanCounts::new());
+        self.total.merge(&counts);
+        if self.context.files.is_some() {
+            let of_file = self.by_file.entry((split.source as u32, split.file as u32));
+            of_file.or_insert_with(ScanCounts::new).merge(&counts);
+        }
         Ok(true)
     }
 
@@ -224,7 +242,9 @@ impl<'a> Scanner<'a> {
         sieve.sift(source.first_kind, values);
         let reader = self.reader;
         let mut emit = |shard, packed| emit(Scanned::Block { reader, shard, packed });
-        let of_rows = deal::Batch { columns: &columns, values, first_kind: source.first_kind };
+        let number = context.files.map(|files| files.number(split.source, split.file));
+        let first_kind = source.first_kind;
+        let of_rows = deal::Batch { columns: &columns, values, first_kind, file: number };
         Ok(dealer.deal(&of_rows, rows, &mut emit))
     }
 
@@ -235,7 +255,7 @@ impl<'a> Scanner<'a> {
             return;
         }
         let items = self.dealer.into_items();
-        emit(Scanned::Finished { reader, items, counts: self.counts });
+        emit(Scanned::Finished { reader, items, counts: self.total, by_file: self.by_file });
     }
 }
 

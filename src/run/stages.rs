@@ -28,7 +28,7 @@ const NEIGHBORS: &str = "item-neighbors";
 /// Everything from the scan to the commit.
 pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -> Result<Outcome> {
     let job = worker.job;
-    let (counts, prepared, segments, facts) = prepare_histories(worker)?;
+    let ReadIn { counts, prepared, segments, facts, state } = prepare_histories(worker, output)?;
     let date = logical_date(job, &counts)?;
     let as_of = rfc3339(as_of_us(job, &prepared.calendar));
     worker.note(|known| {
@@ -58,49 +58,80 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     let mut manifest = manifest(worker, date, fingerprint, &prepared.calendar, files, sums);
     worker.account_for(0, &manifest)?;
     manifest.stages = worker.stages.clone();
-    publish(worker, output, &path, manifest)
+    publish(worker, output, &path, (manifest, state))
+}
+
+/// What the inputs gave.
+struct ReadIn {
+    counts: ScanCounts,
+    prepared: Prepared,
+    segments: Segments,
+    facts: ItemFacts,
+    /// What the next run goes on from; none for a job that is not incremental.
+    state: Option<StateManifest>,
 }
 
 /// Scan, dictionary, shuffle, histories; or what a run that died saved of them.
-fn prepare_histories(
-    worker: &mut Worker<'_>,
-) -> Result<(ScanCounts, Prepared, Segments, ItemFacts)> {
+fn prepare_histories(worker: &mut Worker<'_>, output: &Output) -> Result<ReadIn> {
     let (job, pool) = (worker.job, worker.pool);
     let mine = prepare::owned_shards(worker);
     let restored = worker.restore_stage("histories", HISTORIES, |sealed| {
         parts::read_histories_of(sealed, job, pool, &mine)
     });
-    let (counts, prepared, (facts, segments)) = match restored {
-        None => scan_and_prepare(worker)?,
-        Some((counts, prepared)) => {
+    let read_in = match restored {
+        None => scan_and_prepare(worker, output)?,
+        Some((counts, prepared, state)) => {
             check_counts(worker, &counts)?;
-            let side = side_tables(worker, &prepared.dictionary)?;
-            (counts, prepared, side)
+            let (facts, segments) = side_tables(worker, &prepared.dictionary)?;
+            ReadIn { counts, prepared, segments, facts, state }
         }
     };
-    check_not_empty(&prepared)?;
-    check_memory(worker, &prepared)?;
-    Ok((counts, prepared, segments, facts))
+    check_not_empty(&read_in.prepared)?;
+    check_memory(worker, &read_in.prepared)?;
+    Ok(read_in)
 }
 
-/// Everything that reads the logs.
-fn scan_and_prepare(
-    worker: &mut Worker<'_>,
-) -> Result<(ScanCounts, Prepared, (ItemFacts, Segments))> {
+/// Everything that reads the logs, and the state in their place.
+fn scan_and_prepare(worker: &mut Worker<'_>, output: &Output) -> Result<ReadIn> {
     let job = worker.job;
     let (plan, runtime, base) = (&job.plan, job.runtime, job.request.base.as_path());
-    let n_rows = plan.sources.iter().flat_map(|s| &s.files).map(FilePlan::rows).sum();
-    let scan = worker.stage("scan", Some((n_rows, "rows")), |worker| {
+    let mut from = match job.state.is_some() {
+        true => worker.stage("load state", None, |worker| Ok(state::load(worker, output)))?,
+        false => None,
+    };
+    let files = from.as_ref().map(|(base, _)| &base.files);
+    let all_rows = || plan.sources.iter().flat_map(|s| &s.files).map(FilePlan::rows).sum();
+    let n_rows = files.map_or_else(all_rows, |files| files.rows_to_read(plan));
+    let mut scan = worker.stage("scan", Some((n_rows, "rows")), |worker| {
         let denied = side::denied_users(runtime, plan, base)?;
-        prepare::scan(worker, &denied)
+        prepare::scan(worker, &denied, files)
     })?;
-    let counts = prepare::agree_on_counts(worker, prepare::counts(&scan));
+    if let Some((_, stored)) = &from {
+        scan.count_stored(&stored.counts);
+    }
+    let mut counts = prepare::agree_on_counts(worker, prepare::counts(&scan));
+    if let Some((base, _)) = &from {
+        base.add_counts(&mut counts)?;
+    }
     check_counts(worker, &counts)?;
-    let (dictionary, shuffled) = worker.stage("shuffle", None, |worker| {
-        let dictionary = prepare::dictionary(worker, &scan);
-        let shuffled = prepare::shuffle(worker, scan, &dictionary);
-        Ok((dictionary, shuffled))
+    let (dictionary, shuffled, by_file) = worker.stage("shuffle", None, |worker| {
+        let by_file = prepare::agree_on_file_counts(worker, &scan);
+        let stored = from.as_ref().map(|(_, stored)| stored);
+        let dictionary = prepare::dictionary(worker, &scan, stored);
+        let stored = from.as_mut().map(|(_, stored)| stored);
+        let shuffled = prepare::shuffle(worker, scan, &dictionary, stored);
+        Ok((dictionary, shuffled, by_file))
     })?;
+    let state = match from {
+        None => None,
+        Some(from) => {
+            let (state, told) = worker.stage("state", None, |worker| {
+                state::save(worker, output, from, &shuffled, (&dictionary, &by_file))
+            })?;
+            worker.report("state", told);
+            Some(state)
+        }
+    };
     let (facts, segments) = side_tables(worker, &dictionary)?;
     let calendar = calendar(plan, &counts);
     let prepared = worker.stage("histories", Some((counts.rows, "rows")), |worker| {
@@ -110,10 +141,12 @@ fn scan_and_prepare(
         let prepared = prepare::histories(worker, shuffled, dictionary, calendar, segment_of);
         let prepared = worker.agree(prepared)?;
         let share = Share::of(worker);
-        worker.save(HISTORIES, |saving| parts::save_histories(&share, saving, &counts, &prepared));
+        worker.save(HISTORIES, |saving| {
+            parts::save_histories(&share, saving, (&counts, &state), &prepared)
+        });
         Ok(prepared)
     })?;
-    Ok((counts, prepared, (facts, segments)))
+    Ok(ReadIn { counts, prepared, segments, facts, state })
 }
 
 /// Refuses counts of the scan that no run may go on with.
@@ -616,6 +649,7 @@ fn manifest(
         gates: worker.gates.clone(),
         stages: worker.stages.clone(),
         delta: plan.spec.output.delta,
+        state: None,
         nonce: worker.job.run_id.to_owned(),
     }
 }
@@ -625,12 +659,15 @@ fn publish(
     worker: &mut Worker<'_>,
     output: &Output,
     path: &RunPath,
-    manifest: Manifest,
+    (mut manifest, state): (Manifest, Option<StateManifest>),
 ) -> Result<Outcome> {
     let request = worker.job.request;
     let encoded = worker.stage("publish", None, |worker| {
         if worker.shell.index != 0 {
             return Ok(Vec::new());
+        }
+        if let Some(state) = &state {
+            manifest.state = Some(output.put_state(path, state)?);
         }
         output.put(&path.file("_plan.json"), to_json(&worker.job.plan)?)?;
         if !request.publish {

@@ -50,4 +50,10 @@ pub enum SchemaError {
         /// What Arrow said.
         source: ArrowError,
     },
+    /// A column of stored state is missing, of another type, or holds a null.
+    #[error("stored state has no usable column \"{column}\"")]
+    NotOurs {
+        /// The column's name.
+        column: &'static str,
+    },
 }

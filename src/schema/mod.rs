@@ -11,6 +11,7 @@ mod ids;
 pub mod inputs;
 mod rows;
 mod side;
+pub mod state;
 mod table;
 pub mod tables;
 pub mod vectors;

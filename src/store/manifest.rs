@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::list::InputFile;
+use super::state::StateRef;
 
 /// The format of manifests that this version writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
@@ -51,6 +52,9 @@ pub struct Manifest {
     /// Whether the tables are kept in Delta logs too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub delta: bool,
+    /// The rows of the logs that the next incremental run goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<StateRef>,
     /// Unique to this attempt: it tells our own write from an equal one of somebody else.
     pub nonce: String,
 }

@@ -10,6 +10,7 @@
 //! - out: [`TableFile`] (the same rows give the same bytes), [`Output`], [`RunPath`], [`put_file`]
 //! - commit: [`Manifest`], [`Output::publish`], [`Log`], [`Current`]; [`Output::follow_log`]
 //! - restart: [`CheckpointFolder`], [`Seal`]
+//! - incremental runs: [`StateManifest`], [`Output::find_state`]
 //! - care: [`Output::withdraw`], [`Output::verify`], [`Output::collect`]
 
 mod bucket;
@@ -30,6 +31,7 @@ mod publish;
 mod reader;
 mod renewed;
 mod runtime;
+mod state;
 mod table_writer;
 mod vector_reader;
 mod vector_writer;
@@ -50,6 +52,7 @@ pub use reader::{
     Footer, RowGroupReader, footer, footers, read_all, read_row_group, read_row_group_as_stored,
 };
 pub use runtime::{IoRuntime, StoreOptions};
+pub use state::{STATE_FORMAT, StateInput, StateKind, StateManifest, StatePart, StateRef};
 pub use table_writer::{BATCH_ROWS, EncodedFile, TableFile};
 pub use vector_reader::{VectorBlock, VectorFile};
 pub use vector_writer::VectorWriter;

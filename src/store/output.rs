@@ -431,7 +431,11 @@ impl Output {
         PublishError::Store { path: self.url_of(path), source }
     }
 
-    fn parse<T: DeserializeOwned>(&self, path: &str, bytes: &[u8]) -> Result<T, PublishError> {
+    pub(super) fn parse<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        bytes: &[u8],
+    ) -> Result<T, PublishError> {
         serde_json::from_slice(bytes).map_err(|error| PublishError::Corrupt {
             path: self.url_of(path),
             source: error.into(),

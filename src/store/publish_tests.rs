@@ -37,6 +37,7 @@ pub(super) fn manifest(logical_date: Date, run_id: &str, fingerprint: &str) -> M
         gates: Vec::new(),
         stages: vec![Stage { name: "scan".into(), seconds: 0.5, more: Default::default() }],
         delta: false,
+        state: None,
         nonce: format!("nonce of {run_id}"),
     }
 }

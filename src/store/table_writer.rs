@@ -6,7 +6,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{
@@ -81,6 +81,33 @@ impl TableFile {
         let properties = properties(WIDE_ROW_GROUP_ROWS)
             .set_column_dictionary_enabled(leaf.clone(), false)
             .set_column_statistics_enabled(leaf, EnabledStatistics::None);
+        Self::start(table, schema, sorted_by, properties)
+    }
+
+    /// The same for a table of our own, which no warehouse reads: the numbers of columns in `differences`
+    /// are stored as differences from row to row, and nothing is compressed beside that.
+    ///
+    /// # Errors
+    /// As [`TableFile::new`].
+    ///
+    /// # Panics
+    /// As [`TableFile::new`].
+    pub fn with_differences(
+        table: &str,
+        schema: &Schema,
+        sorted_by: &[&str],
+        differences: &[&str],
+    ) -> Result<Self, PublishError> {
+        let mut properties = properties(ROW_GROUP_ROWS)
+            .set_writer_version(WriterVersion::PARQUET_2_0)
+            .set_statistics_enabled(EnabledStatistics::Chunk);
+        for name in differences {
+            let leaf = ColumnPath::new(vec![(*name).to_owned()]);
+            properties = properties
+                .set_column_compression(leaf.clone(), Compression::UNCOMPRESSED)
+                .set_column_dictionary_enabled(leaf.clone(), false)
+                .set_column_encoding(leaf, Encoding::DELTA_BINARY_PACKED);
+        }
         Self::start(table, schema, sorted_by, properties)
     }
 

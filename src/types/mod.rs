@@ -2,9 +2,11 @@
 
 mod histories;
 mod ids;
+mod log_row;
 
 pub use histories::{Histories, ItemLists, UserFacts};
 pub use ids::{ByteIds, IdRef, IdType, Ids};
+pub use log_row::LogRow;
 
 /// Rank of an item's id among the items kept in this run: `0..n_items`.
 ///

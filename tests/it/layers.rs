@@ -17,8 +17,9 @@ const ARROWS: [(&str, &[&str]); 9] = [
 ];
 
 /// Libraries, and the layers that may name them.
-const LIBRARIES: [(&str, &[&str]); 8] = [
+const LIBRARIES: [(&str, &[&str]); 9] = [
     ("timely", &["dataflow"]),
+    ("differential_dataflow", &["dataflow"]),
     ("object_store", &["store"]),
     ("parquet", &["store", "cli"]),
     ("tokio", &["store", "dataflow"]),

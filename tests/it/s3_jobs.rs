@@ -458,6 +458,7 @@ fn manifest(run_id: &str) -> Manifest {
         gates: Vec::new(),
         stages: Vec::<Stage>::new(),
         delta: false,
+        state: None,
         nonce: run_id.to_owned(),
     }
 }

@@ -7,6 +7,7 @@
 mod als;
 mod checkpoints;
 mod gates;
+mod incremental;
 mod input;
 mod models;
 mod output;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use als::{Als, AlsDialect, AlsGathered, AlsSolver, ConfidenceScale};
 pub use checkpoints::Checkpoints;
 pub use gates::Gates;
+pub use incremental::Incremental;
 pub use input::{
     Deny, EVERY_ROW, EventColumns, Events, IdList, ItemColumns, Items, Negative, TimeUnit,
     UserColumns, Users, ValueScale, Weight,
@@ -109,6 +111,13 @@ pub struct Spec {
     /// removed once the run is published. Nothing of it changes a result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoints: Option<Checkpoints>,
+    /// What a run keeps so that the next one reads only what changed: the rows of the logs by user, in
+    /// `state/` below the output. It is published with the tables, shared by later generations, and
+    /// kept by `tidemill gc` as long as one of them needs it. A change of `[[events]]`, `time_zone`,
+    /// `[deny] users`, `shards` or the type of ids makes the next run read everything again. Nothing
+    /// of it changes a result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incremental: Option<Incremental>,
     /// Where the results are published.
     pub output: Output,
 }
@@ -159,6 +168,11 @@ impl Spec {
     /// Whether every log says when things happened.
     pub fn has_time(&self) -> bool {
         self.events.iter().all(|log| log.columns.time.is_some())
+    }
+
+    /// Whether a run keeps state for the next one, and goes on from that of the last.
+    pub fn is_incremental(&self) -> bool {
+        self.incremental.as_ref().is_some_and(|section| section.enabled)
     }
 
     /// The rankers of the lists with their weights, defaults filled in; none without `[top_k]`.

@@ -22,6 +22,8 @@ pub struct Packed<'a> {
     pub times: Column<'a>,
     /// Low and high halves of the digests of event ids; absent if no row has one.
     pub digests: Option<[Column<'a>; 2]>,
+    /// Numbers of files; absent where nobody asked for them.
+    pub files: Option<Column<'a>>,
     /// Where the items stand.
     items_at: Range<usize>,
 }
@@ -67,7 +69,9 @@ impl<'a> Packed<'a> {
         let [kinds, values, times] = [(); 3].map(|()| reader.column(n_rows));
         let has_digests = reader.take(1)[0] == 1;
         let digests = has_digests.then(|| [(); 2].map(|()| reader.column(n_rows)));
-        Self { n_rows, users, items, kinds, values, times, digests, items_at }
+        let has_files = reader.take(1)[0] == 1;
+        let files = has_files.then(|| reader.column(n_rows));
+        Self { n_rows, users, items, kinds, values, times, digests, files, items_at }
     }
 }
 

@@ -16,6 +16,8 @@ pub(super) struct Batch<'a> {
     pub(super) values: &'a [f32],
     /// What is added to kinds.
     pub(super) first_kind: usize,
+    /// Number of the file, where rows carry it.
+    pub(super) file: Option<u32>,
 }
 
 /// Keeps rows by shard until a block of them is full.
@@ -182,6 +184,9 @@ fn append(to: &mut EventRows, batch: &Batch<'_>, rows: &[u32], hashes: &[u64], c
             to.times.resize(n_before, 0);
             to.times.extend(rows_of().map(|row| times[row]));
         }
+    }
+    if let Some(file) = batch.file {
+        to.files.resize(n_rows, file);
     }
     match ids {
         None if to.digests.is_empty() => {}

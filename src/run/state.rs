@@ -1,0 +1,155 @@
+//! Incremental runs: what this run takes from the state of the last, and what it keeps for the next.
+//!
+//! State holds every row of the logs that counts, by user, with a number that tells its file. Everything
+//! that follows the scan sees rows, wherever they came from, so an incremental run cannot give other bytes
+//! than a full one: only what has to be read is different.
+
+mod load;
+mod save;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::counts::ScanCounts;
+use super::{checkpoint::chain, sha256_hex};
+use crate::job::plan::{FilePlan, Plan};
+use crate::store::{Output, STATE_FORMAT, StateInput, StateManifest};
+pub(super) use load::{Stored, load};
+pub(super) use save::save;
+
+/// What process 0 found before the run began; in all processes alike.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct StatePlan {
+    /// Digest of all that decides what rows mean, but the number of shards.
+    meaning: String,
+    /// The generation to go on from.
+    base: Option<StateManifest>,
+}
+
+impl StatePlan {
+    /// Looks for a state that fits the plan, and takes over its number of shards where the spec leaves
+    /// it open. `None` for a job that is not incremental.
+    ///
+    /// A state that cannot be read is a warning: the run reads all files then.
+    pub(super) fn find(output: &Output, plan: &mut Plan) -> Option<Self> {
+        if !plan.spec.is_incremental() {
+            return None;
+        }
+        let (meaning, shards) = (meaning(plan), plan.spec.shards);
+        let found = output.read_log().and_then(|log| {
+            output.find_state(&log, |state, of_state| {
+                state.meaning == meaning && shards.is_none_or(|shards| shards == of_state)
+            })
+        });
+        let base = found.unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "no state can be read; this run reads all files");
+            None
+        });
+        let base = base.map(|(_, state)| state);
+        if let Some(base) = &base {
+            plan.n_shards = base.shards;
+        }
+        Some(Self { meaning, base })
+    }
+}
+
+/// Digest of all that decides what the rows of the state mean, but the number of shards.
+fn meaning(plan: &Plan) -> String {
+    let denied = plan.side_tables.deny_users.iter();
+    let denied: Vec<_> = denied.map(|file| (&file.url, file.bytes, &file.etag)).collect();
+    let decisive = json!({
+        "format": STATE_FORMAT,
+        "events": plan.spec.with_defaults().events,
+        "time_zone": plan.spec.time_zone,
+        "denied_users": denied,
+        "sample_users": plan.sample_users,
+        "user_id_type": plan.user_id_type,
+        "item_id_type": plan.item_id_type,
+    });
+    sha256_hex(decisive.to_string().as_bytes())
+}
+
+/// The files of the plan beside those of the state.
+pub(super) struct Files {
+    /// By log and file: the number that its rows carry.
+    numbers: Vec<Vec<u32>>,
+    /// By log and file: whether its rows come from the state.
+    kept: Vec<Vec<bool>>,
+    /// Numbers of files that are gone, or there in another version.
+    gone: BTreeSet<u32>,
+}
+
+impl Files {
+    fn new(plan: &Plan, base: Option<&StateManifest>) -> Self {
+        let known = base.map_or(&[][..], |base| &base.inputs);
+        let of_file: BTreeMap<(u32, &str), &StateInput> =
+            known.iter().map(|input| ((input.log, input.url.as_str()), input)).collect();
+        let mut next = known.iter().map(|input| input.number + 1).max().unwrap_or(0);
+        let mut files = Self { numbers: Vec::new(), kept: Vec::new(), gone: BTreeSet::new() };
+        files.gone = known.iter().map(|input| input.number).collect();
+        for (log, source) in plan.sources.iter().enumerate() {
+            let (mut numbers, mut kept) = (Vec::new(), Vec::new());
+            for file in &source.files {
+                let input = of_file.get(&(log as u32, file.url.as_str()));
+                let is_same = input.is_some_and(|input| is_same(file, input));
+                let number = input.map_or(next, |input| input.number);
+                next = next.max(number + 1);
+                if is_same {
+                    files.gone.remove(&number);
+                }
+                numbers.push(number);
+                kept.push(is_same);
+            }
+            files.numbers.push(numbers);
+            files.kept.push(kept);
+        }
+        files
+    }
+
+    /// Whether the rows of a file come from the state.
+    pub(super) fn is_kept(&self, log: usize, file: usize) -> bool {
+        self.kept[log][file]
+    }
+
+    /// The number that the rows of a file carry.
+    pub(super) fn number(&self, log: usize, file: usize) -> u32 {
+        self.numbers[log][file]
+    }
+
+    /// Rows of the files that have to be read.
+    pub(super) fn rows_to_read(&self, plan: &Plan) -> u64 {
+        let logs = plan.sources.iter().enumerate();
+        let files = logs.flat_map(|(log, source)| {
+            source.files.iter().enumerate().map(move |(at, file)| (log, at, file))
+        });
+        files.filter(|(log, at, _)| !self.kept[*log][*at]).map(|(_, _, file)| file.rows()).sum()
+    }
+}
+
+/// Whether a file is the version whose rows the state holds. One without a version never is.
+fn is_same(file: &FilePlan, input: &StateInput) -> bool {
+    file.etag.is_some() && file.etag == input.etag && file.bytes == input.bytes
+}
+
+/// What this run goes on from.
+pub(super) struct Base {
+    meaning: String,
+    /// The generation whose rows are taken over; none where all files are read.
+    manifest: Option<StateManifest>,
+    /// The files of the plan.
+    pub(super) files: Files,
+}
+
+impl Base {
+    /// Adds what became of those rows of the kept files that are not in the state.
+    pub(super) fn add_counts(&self, counts: &mut ScanCounts) -> Result<()> {
+        let kept = self.manifest.iter().flat_map(|base| &base.inputs);
+        for input in kept.filter(|input| !self.files.gone.contains(&input.number)) {
+            counts.merge(&serde_json::from_value(input.counts.clone())?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,473 @@
+//! Writing the state of this generation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::Base;
+use super::load::{Keys, Stored, summed};
+use crate::dataflow::consolidated;
+use crate::kernels::dictionary::Interner;
+use crate::kernels::event_rows::{Column, Packed, PackedUsers};
+use crate::kernels::histories::Block;
+use crate::run::counts::ScanCounts;
+use crate::run::prepare::{self, FileCounts, Shuffled};
+use crate::run::{Job, Worker};
+use crate::schema::state::{
+    ROW_DIFFERENCES, ROW_KEY, key_batch, key_schema, row_batch, row_schema,
+};
+use crate::store::{
+    BATCH_ROWS, Output, STATE_FORMAT, StateInput, StateKind, StateManifest, StatePart, TableFile,
+    put_file,
+};
+use crate::types::{IdRef, IdType, Ids, LogRow};
+
+/// Runs of a shard are merged into one before there are more than these.
+const RUNS_MAX: usize = 8;
+
+/// Writes what the next run goes on from; returns what it is made of and what changed, the same in all
+/// processes.
+///
+/// New rows are told to differential with weight 1, those of files that changed or are gone with -1, and
+/// what remains is a new run of each shard. Where that comes to half of what a shard has, or it has many
+/// runs already, the shard is written anew as one run.
+pub(in crate::run) fn save(
+    worker: &mut Worker<'_>,
+    output: &Output,
+    (base, mut stored): (Base, Stored),
+    shuffled: &Shuffled,
+    (dictionary, counted): (&Ids, &FileCounts),
+) -> Result<(StateManifest, Map<String, Value>)> {
+    let job = worker.job;
+    let (n_shards, peers) = (job.plan.n_shards, worker.shell.peers);
+    let mut gone = std::mem::take(&mut stored.gone);
+    let items = ItemKeys::new(&stored.items, dictionary);
+    let writer = Writer { job, output, base: &base, stored: &stored, items: &items };
+    let mine: Vec<_> = prepare::owned_shards(worker)
+        .into_iter()
+        .map(|shard| (shard, gone.remove(&shard).unwrap_or_default()))
+        .collect();
+    let shards = worker.pool.install(|| {
+        let shards = mine.into_par_iter().with_max_len(1);
+        shards.map(|(shard, gone)| writer.shard(shard, gone, shuffled)).collect()
+    });
+    let mut shards: Vec<OfShard> = worker.agree(shards)?;
+    let changes = match base.manifest {
+        None => Vec::new(),
+        Some(_) => {
+            let updates = shards.iter_mut().flat_map(OfShard::take_changes);
+            let owner = move |(shard, _): &(u32, LogRow)| prepare::owner(*shard, n_shards, peers);
+            consolidated(&mut worker.shell.worker, owner, updates)
+        }
+    };
+    let changed = Changed::of(worker, &changes, &shards)?;
+    let written = worker.pool.install(|| {
+        let runs: Vec<_> = changes.chunk_by(|((a, _), _), ((b, _), _)| a == b).collect();
+        let runs = runs.into_par_iter().with_max_len(1).map(|of_shard| {
+            let rows: Vec<_> = of_shard.iter().map(|((_, row), copies)| (*row, *copies)).collect();
+            writer.put_rows(of_shard[0].0.0, &rows)
+        });
+        runs.collect::<Result<Vec<StatePart>>>()
+    });
+    let written = written.and_then(|mut parts| {
+        parts.extend(shards.iter_mut().flat_map(|of_shard| std::mem::take(&mut of_shard.parts)));
+        if worker.shell.index == 0 && items.keys_end() > items.n_known {
+            parts.push(writer.put_items(dictionary)?);
+        }
+        Ok(parts)
+    });
+    let parts = worker.agree(written)?;
+    let manifest = writer.manifest(worker, &parts, &shards, counted);
+    let manifest = worker.agree(manifest)?;
+    let told = changed.as_json(&manifest);
+    Ok((manifest, told))
+}
+
+/// Keys of the items of the dictionary: those known before, then new ones in the order of their ids.
+struct ItemKeys {
+    n_known: u32,
+    of_rank: Vec<u32>,
+}
+
+impl ItemKeys {
+    fn new(known: &Ids, dictionary: &Ids) -> Self {
+        let mut interner = Interner::new_like(dictionary);
+        known.iter().for_each(|id| {
+            interner.intern(id);
+        });
+        let of_rank = dictionary.iter().map(|id| interner.intern(id)).collect();
+        Self { n_known: known.len() as u32, of_rank }
+    }
+
+    /// One above the last key.
+    fn keys_end(&self) -> u32 {
+        self.of_rank.iter().map(|&key| key + 1).max().unwrap_or(0).max(self.n_known)
+    }
+}
+
+/// What becomes of one shard.
+struct OfShard {
+    shard: u32,
+    /// Rows that are new, and rows to take back.
+    changes: Vec<((u32, LogRow), i64)>,
+    /// Files that are written already.
+    parts: Vec<StatePart>,
+    /// Whether these stand for all that was there.
+    is_rewritten: bool,
+    /// Keys given so far.
+    n_users: u32,
+}
+
+impl OfShard {
+    fn take_changes(&mut self) -> Vec<((u32, LogRow), i64)> {
+        std::mem::take(&mut self.changes)
+    }
+}
+
+/// Keys of the users of a shard, known ones and new ones.
+struct UserKeys {
+    interner: Interner,
+    /// By code of the interner.
+    keys: Vec<u32>,
+    n_known: usize,
+}
+
+impl UserKeys {
+    /// `next`: the first key that was never given.
+    fn new(known: &Keys, new: Ids, next: u32) -> Self {
+        let mut interner = Interner::new_like(&known.ids);
+        let mut keys = known.keys.clone();
+        known.ids.iter().for_each(|id| {
+            interner.intern(id);
+        });
+        let n_known = keys.len();
+        for id in new.sorted_unique().iter() {
+            let code = interner.intern(id) as usize;
+            if code == keys.len() {
+                keys.push(next + (code - n_known) as u32);
+            }
+        }
+        Self { interner, keys, n_known }
+    }
+
+    fn key(&mut self, id: IdRef<'_>) -> u32 {
+        self.keys[self.interner.intern(id) as usize]
+    }
+}
+
+struct Writer<'a> {
+    job: &'a Job<'a>,
+    output: &'a Output,
+    base: &'a Base,
+    stored: &'a Stored,
+    items: &'a ItemKeys,
+}
+
+impl Writer<'_> {
+    fn shard(&self, shard: u32, gone: Vec<(LogRow, i64)>, shuffled: &Shuffled) -> Result<OfShard> {
+        let nobody = Keys { keys: Vec::new(), ids: Ids::new(self.job.plan.user_id_type) };
+        let known = self.stored.users.get(&shard).unwrap_or(&nobody);
+        let next = self.base.manifest.as_ref().map_or(0, |base| base.n_users[shard as usize]);
+        let new: Vec<_> = shuffled.blocks(shard, false).collect();
+        let mut users = known.ids.new_like();
+        let packed: Vec<_> = new.iter().map(|block| Packed::new(block.packed)).collect();
+        packed.iter().for_each(|block| distinct_users(block, &mut users));
+        let mut users = UserKeys::new(known, users, next);
+        let n_new: usize = packed.iter().map(|block| block.n_rows).sum();
+        let is_rewritten = self.is_rewritten(shard, n_new + gone.len());
+        let mut rows = Vec::with_capacity(n_new);
+        new.iter().for_each(|block| self.each_row(block, &mut users, |row| rows.push(row)));
+        let mut of_shard = OfShard {
+            shard,
+            changes: Vec::new(),
+            parts: Vec::new(),
+            is_rewritten,
+            n_users: next + (users.keys.len() - users.n_known) as u32,
+        };
+        if !is_rewritten {
+            let new = rows.into_iter().map(|row| ((shard, row), 1));
+            let gone = gone.into_iter().map(|(row, copies)| ((shard, row), -copies));
+            of_shard.changes = new.chain(gone).collect();
+            let new = users.n_known..users.keys.len();
+            of_shard.parts.extend(self.put_users(shard, users, new)?);
+            return Ok(of_shard);
+        }
+        shuffled
+            .blocks(shard, true)
+            .for_each(|block| self.each_row(&block, &mut users, |row| rows.push(row)));
+        let rows = summed(rows.into_iter().map(|row| (row, 1)).collect());
+        let all = 0..users.keys.len();
+        of_shard.parts.extend(self.put_users(shard, users, all)?);
+        if !rows.is_empty() {
+            of_shard.parts.push(self.put_rows(shard, &rows)?);
+        }
+        Ok(of_shard)
+    }
+
+    fn each_row(&self, block: &Block<'_>, users: &mut UserKeys, give: impl FnMut(LogRow)) {
+        let key = |code: u32| {
+            let rank = block.ranks.map_or(code, |ranks| ranks[code as usize]);
+            self.items.of_rank[rank as usize]
+        };
+        each_row(&Packed::new(block.packed), users, key, give);
+    }
+
+    /// Whether a shard is written anew, as so many changes and the runs that are there ask for it.
+    fn is_rewritten(&self, shard: u32, n_changes: usize) -> bool {
+        let Some(base) = &self.base.manifest else { return true };
+        let runs: Vec<u64> = base
+            .parts
+            .iter()
+            .filter(|part| part.is_rows_of(shard))
+            .map(|part| part.file.rows)
+            .collect();
+        let later: u64 = runs.iter().skip(1).sum();
+        let first = runs.first().copied().unwrap_or(0);
+        n_changes > 0 && (runs.len() >= RUNS_MAX || 2 * (later + n_changes as u64) > first)
+    }
+
+    fn put_rows(&self, shard: u32, rows: &[(LogRow, i64)]) -> Result<StatePart> {
+        let is_whole = |tick: &i64| rows.iter().all(|(row, _)| row.time_us % tick == 0);
+        let tick_us = [1_000_000, 1_000].into_iter().find(is_whole).unwrap_or(1);
+        let takes_back = rows.iter().any(|(_, copies)| *copies < 0);
+        let kind = StateKind::Rows { shard, tick_us, takes_back };
+        let schema = row_schema();
+        let mut file = TableFile::with_differences("state", &schema, &ROW_KEY, &ROW_DIFFERENCES)?;
+        for rows in rows.chunks(BATCH_ROWS) {
+            file.write(&row_batch(rows, tick_us)?)?;
+        }
+        self.put(kind, file)
+    }
+
+    fn put_users(
+        &self,
+        shard: u32,
+        users: UserKeys,
+        codes: std::ops::Range<usize>,
+    ) -> Result<Option<StatePart>> {
+        if codes.is_empty() {
+            return Ok(None);
+        }
+        let (ids, keys) = (users.interner.into_ids().take(codes.clone()), &users.keys[codes]);
+        let id_type = self.job.plan.user_id_type;
+        self.put_keys(StateKind::Users { shard }, keys, &ids, id_type).map(Some)
+    }
+
+    /// The items that this generation adds.
+    fn put_items(&self, dictionary: &Ids) -> Result<StatePart> {
+        let of_rank = &self.items.of_rank;
+        let new = (0..of_rank.len()).filter(|&rank| of_rank[rank] >= self.items.n_known);
+        let keys: Vec<u32> = new.clone().map(|rank| of_rank[rank]).collect();
+        let ids = dictionary.take(new);
+        self.put_keys(StateKind::Items, &keys, &ids, self.job.plan.item_id_type)
+    }
+
+    fn put_keys(
+        &self,
+        kind: StateKind,
+        keys: &[u32],
+        ids: &Ids,
+        id_type: IdType,
+    ) -> Result<StatePart> {
+        let schema = key_schema(id_type);
+        let mut file = TableFile::with_differences("state", &schema, &["key"], &["key"])?;
+        for start in (0..keys.len()).step_by(BATCH_ROWS) {
+            let rows = start..keys.len().min(start + BATCH_ROWS);
+            let ids = ids.take(rows.clone());
+            file.write(&key_batch(&keys[rows], &ids, id_type)?)?;
+        }
+        self.put(kind, file)
+    }
+
+    fn put(&self, kind: StateKind, file: TableFile) -> Result<StatePart> {
+        let path = StatePart::path(kind, self.job.run_id);
+        Ok(StatePart { kind, file: put_file(self.output, &path, file.finish()?)? })
+    }
+
+    /// The state as all processes have written it.
+    fn manifest(
+        &self,
+        worker: &mut Worker<'_>,
+        parts: &[StatePart],
+        shards: &[OfShard],
+        counted: &FileCounts,
+    ) -> Result<StateManifest> {
+        let of_shards: Vec<_> =
+            shards.iter().map(|of| (of.shard, of.is_rewritten, of.n_users)).collect();
+        let told = serde_json::to_vec(&(parts, of_shards)).context("parts are plain data")?;
+        let (mut new, mut rewritten) = (Vec::new(), BTreeSet::new());
+        let plan = &self.job.plan;
+        let mut n_users = vec![0; plan.n_shards as usize];
+        for told in worker.shell.collectives.all_gather(told.into()) {
+            let (parts, of_shards): (Vec<StatePart>, Vec<(u32, bool, u32)>) =
+                serde_json::from_slice(&told).context("parts of a peer cannot be read")?;
+            new.extend(parts);
+            for (shard, is_rewritten, n) in of_shards {
+                n_users[shard as usize] = n;
+                rewritten.extend(is_rewritten.then_some(shard));
+            }
+        }
+        new.sort_unstable_by_key(|part| part.kind);
+        let stays = |part: &&StatePart| match part.kind {
+            StateKind::Items => true,
+            StateKind::Users { shard } | StateKind::Rows { shard, .. } => {
+                !rewritten.contains(&shard)
+            }
+        };
+        let before = self.base.manifest.iter().flat_map(|base| &base.parts).filter(stays);
+        Ok(StateManifest {
+            format: STATE_FORMAT,
+            meaning: self.base.meaning.clone(),
+            shards: plan.n_shards,
+            user_id_type: plan.user_id_type,
+            item_id_type: plan.item_id_type,
+            n_items: self.items.keys_end(),
+            n_users,
+            inputs: self.inputs(counted)?,
+            parts: before.cloned().chain(new).collect(),
+        })
+    }
+
+    /// The files of the plan with their counts, as they were kept or as they are new.
+    fn inputs(&self, counted: &FileCounts) -> Result<Vec<StateInput>> {
+        let known = self.base.manifest.iter().flat_map(|base| &base.inputs);
+        let known: BTreeMap<u32, &StateInput> = known.map(|input| (input.number, input)).collect();
+        let mut inputs = Vec::new();
+        for (log, source) in self.job.plan.sources.iter().enumerate() {
+            for (at, file) in source.files.iter().enumerate() {
+                let number = self.base.files.number(log, at);
+                if self.base.files.is_kept(log, at) {
+                    inputs.push(known[&number].clone());
+                    continue;
+                }
+                let none = ScanCounts::new();
+                let counts = counted.get(&(log as u32, at as u32)).unwrap_or(&none);
+                // Times are those of rows that are there.
+                let counts = ScanCounts {
+                    oldest_us: none.oldest_us,
+                    newest_us: none.newest_us,
+                    packed_bytes: 0,
+                    ..counts.clone()
+                };
+                inputs.push(StateInput {
+                    number,
+                    log: log as u32,
+                    url: file.url.clone(),
+                    bytes: file.bytes,
+                    etag: file.etag.clone(),
+                    counts: serde_json::to_value(counts)?,
+                });
+            }
+        }
+        inputs.sort_unstable_by_key(|input| input.number);
+        Ok(inputs)
+    }
+}
+
+/// Adds the users of a block, perhaps more than once.
+fn distinct_users(block: &Packed<'_>, users: &mut Ids) {
+    match (&block.users, users) {
+        (PackedUsers::Int(column), Ids::Int(users)) => {
+            let mut last = None;
+            column.for_each(block.n_rows, |id| {
+                if last.replace(id) != Some(id) {
+                    users.push(Column::as_i64(id));
+                }
+            });
+        }
+        (PackedUsers::Bytes { distinct, .. }, users) => {
+            (0..distinct.len()).for_each(|row| users.push(IdRef::Bytes(distinct.get(row))));
+        }
+        _ => panic!("users of a shard are all integers or all bytes"),
+    }
+}
+
+/// Gives the rows of a block; `item_key` makes keys of its item codes.
+fn each_row(
+    block: &Packed<'_>,
+    users: &mut UserKeys,
+    item_key: impl Fn(u32) -> u32,
+    mut give: impl FnMut(LogRow),
+) {
+    let n_rows = block.n_rows;
+    let mut of_users: Vec<u32> = Vec::with_capacity(n_rows);
+    match &block.users {
+        PackedUsers::Int(column) => column.for_each(n_rows, |id| {
+            let id = Column::as_i64(id);
+            of_users.push(users.key(IdRef::Int(id)));
+        }),
+        PackedUsers::Bytes { distinct, codes } => {
+            let keys: Vec<u32> =
+                (0..distinct.len()).map(|row| users.key(IdRef::Bytes(distinct.get(row)))).collect();
+            codes.for_each(n_rows, |code| of_users.push(keys[code as usize]));
+        }
+    }
+    let (mut items, mut kinds, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    block.items.decode(n_rows, &mut items, |code| item_key(code as u32));
+    block.kinds.decode(n_rows, &mut kinds, |kind| kind as u8);
+    block.values.decode(n_rows, &mut values, |bits| bits as u32);
+    let mut times = Vec::new();
+    block.times.decode(n_rows, &mut times, Column::as_i64);
+    let mut files = vec![0; n_rows];
+    if let Some(column) = &block.files {
+        column.decode(n_rows, &mut files, |file| file as u32);
+    }
+    let mut digests = [Vec::new(), Vec::new()];
+    for half in 0..2 {
+        match &block.digests {
+            Some(halves) => halves[half].decode(n_rows, &mut digests[half], |digest| digest),
+            None => digests[half].resize(n_rows, 0),
+        }
+    }
+    for row in 0..n_rows {
+        give(LogRow {
+            user: of_users[row],
+            item: items[row],
+            time_us: times[row],
+            kind: kinds[row],
+            value_bits: values[row],
+            digest: [digests[0][row], digests[1][row]],
+            file: files[row],
+        });
+    }
+}
+
+/// What this generation changes, over all processes.
+struct Changed {
+    rows: i64,
+    users: i64,
+    shards_rewritten: i64,
+}
+
+impl Changed {
+    fn of(
+        worker: &mut Worker<'_>,
+        changes: &[((u32, LogRow), i64)],
+        shards: &[OfShard],
+    ) -> Result<Self> {
+        let users = changes.chunk_by(|((shard, row), _), ((other_shard, other), _)| {
+            (shard, row.user) == (other_shard, other.user)
+        });
+        let rewritten = shards.iter().filter(|shard| shard.is_rewritten).count();
+        let sums = [changes.len(), users.count(), rewritten].map(|n| n as i64);
+        let sums = worker.shell.collectives.all_reduce_sum(sums.to_vec())?;
+        Ok(Self { rows: sums[0], users: sums[1], shards_rewritten: sums[2] })
+    }
+
+    fn as_json(&self, state: &StateManifest) -> Map<String, Value> {
+        let Self { rows, users, shards_rewritten } = self;
+        let told = json!({
+            "rows_changed": rows,
+            "users_changed": users,
+            "shards_rewritten": shards_rewritten,
+            "state_rows": state.stored_rows(),
+            "state_bytes": state.bytes(),
+        });
+        match told {
+            Value::Object(told) => told,
+            _ => unreachable!("it is an object"),
+        }
+    }
+}

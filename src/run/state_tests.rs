@@ -1,0 +1,370 @@
+//! Incremental runs beside full ones, over logs that grow, change and lose files.
+//!
+//! `TIDEMILL_INCREMENTAL=0..5000` runs other seeds than those of every test run.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use futures::FutureExt;
+use object_store::ObjectStoreExt;
+use object_store::path::Path as Key;
+use parquet::arrow::ArrowWriter;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::crash_tests::{published_tables, request};
+use super::*;
+use crate::store::faults::{Fault, FaultStore, World};
+use crate::store::witness::objects;
+
+fn seeds() -> Range<u64> {
+    let Ok(text) = std::env::var("TIDEMILL_INCREMENTAL") else { return 0..200 };
+    let (first, end) = text.split_once("..").expect("TIDEMILL_INCREMENTAL is first..end");
+    first.parse().unwrap()..end.parse().unwrap()
+}
+
+const EPOCH_S: i64 = 1_700_000_000;
+const DAY_S: i64 = 86_400;
+const EVENTS: [&str; 5] = ["view", "buy", "return", "hide", "unlisted"];
+
+/// A row as a log may hold it, some of it unusable.
+#[derive(Clone, Debug, PartialEq)]
+struct Row {
+    user: Option<i64>,
+    item: Option<i64>,
+    time: Option<i64>,
+    event: &'static str,
+    value: Option<f64>,
+    id: Option<i64>,
+}
+
+impl Row {
+    fn random(rng: &mut ChaCha8Rng, day: i64) -> Self {
+        let unusual = |rng: &mut ChaCha8Rng| rng.random_bool(0.02);
+        let late = if rng.random_bool(0.1) { rng.random_range(0..20) } else { 0 };
+        let second = rng.random_range(0..DAY_S);
+        // Some instants come often, so that ties have to be broken.
+        let second = if rng.random_bool(0.5) { second / 40_000 * 40_000 } else { second };
+        let user = rng.random_range(0..12i64);
+        let item = rng.random_range(0..10i64);
+        Self {
+            user: (!unusual(rng)).then_some(user * user),
+            item: (!unusual(rng)).then_some(item),
+            time: (!unusual(rng)).then_some(EPOCH_S + (day - late) * DAY_S + second),
+            event: EVENTS[[0, 0, 0, 0, 1, 1, 1, 2, 3, 4][rng.random_range(0..10usize)]],
+            value: match rng.random_range(0..30) {
+                0 => None,
+                1 => Some(f64::NAN),
+                2 => Some(-1.0),
+                3 => Some(0.0),
+                n => Some(f64::from(n % 4)),
+            },
+            id: rng.random_bool(0.3).then(|| rng.random_range(0..40)),
+        }
+    }
+}
+
+/// A job over such rows, with or without each of the keys that look at all events of a user.
+fn spec(rng: &mut ChaCha8Rng) -> String {
+    let mut spec = String::from(
+        "name = \"days\"\nshards = 4\n[limits]\nreject_share_max = 0.9\n\
+         [incremental]\n[popularity]\n[debias]\n[item_neighbors]\nn_neighbors = 4\n\
+         [[events]]\nurl = \"s3://shop/log/\"\ntime_unit = \"s\"\n",
+    );
+    let maybe = |rng: &mut ChaCha8Rng, text: &'static str| match rng.random_bool(0.5) {
+        true => text,
+        false => "",
+    };
+    let (value, id) = (maybe(rng, ", value = \"value\""), maybe(rng, ", id = \"id\""));
+    spec.push_str(&format!(
+        "columns = {{ user = \"user\", item = \"item\", time = \"time\", event = \"event\"{value}{id} }}\n\
+         [events.weights]\nview = 1.0\n"
+    ));
+    spec.push_str(match (value, rng.random_range(0..3)) {
+        ("", _) | (_, 0) => "buy = 3.0\n",
+        (_, 1) => "buy = { weight = 3.0, value = \"log1p\", value_max = 2 }\n",
+        _ => "buy = { weight = 3.0, value = \"linear\", negative = \"undo\" }\n",
+    });
+    spec.push_str(maybe(rng, "return = { undoes = \"buy\" }\n"));
+    spec.push_str(maybe(rng, "hide = { excludes_item = true }\n"));
+    spec.push_str("[history]\n");
+    spec.push_str(maybe(rng, "window_days = 5\n"));
+    spec.push_str(maybe(rng, "half_life_days = 3\n"));
+    spec.push_str(maybe(rng, "interactions_per_user_max = 4\n"));
+    spec.push_str(maybe(rng, "users_per_item_min = 3\n"));
+    if rng.random_bool(0.1) {
+        spec.push_str("[als]\nn_factors = 4\niterations = 1\n");
+    }
+    spec.push_str("[top_k]\nk = 3\n");
+    spec.push_str(maybe(rng, "exclude_seen = [\"view\"]\n"));
+    spec.push_str(maybe(rng, "exclude_seen_days = 6\n"));
+    spec.push_str("[output]\nurl = \"s3://shop/out/\"\n");
+    spec
+}
+
+type Log = BTreeMap<String, Vec<Row>>;
+
+/// A file of the log; row groups of a few rows, ids as text in some logs.
+fn file(rows: &[Row], has_text: bool, group_rows: usize) -> Vec<u8> {
+    let ids = |of: fn(&Row) -> Option<i64>, prefix: &str| -> ArrayRef {
+        let ids = rows.iter().map(of);
+        match has_text {
+            true => {
+                Arc::new(StringArray::from_iter(ids.map(|id| id.map(|id| format!("{prefix}{id}")))))
+            }
+            false => Arc::new(Int64Array::from_iter(ids)),
+        }
+    };
+    let events = StringArray::from_iter_values(rows.iter().map(|row| row.event));
+    let values = Float64Array::from_iter(rows.iter().map(|row| row.value));
+    let times = Int64Array::from_iter(rows.iter().map(|row| row.time));
+    let columns: [(&str, ArrayRef); 6] = [
+        ("user", ids(|row| row.user, "u")),
+        ("item", ids(|row| row.item, "i")),
+        ("time", Arc::new(times)),
+        ("event", Arc::new(events)),
+        ("value", Arc::new(values)),
+        ("id", ids(|row| row.id, "e")),
+    ];
+    let batch = RecordBatch::try_from_iter_with_nullable(
+        columns.map(|(name, column)| (name, column, true)),
+    );
+    let batch = batch.unwrap();
+    let properties = parquet::file::properties::WriterProperties::builder()
+        .set_max_row_group_row_count(Some(group_rows))
+        .build();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+/// What a day does to a log.
+fn change(rng: &mut ChaCha8Rng, log: &mut Log, day: i64) {
+    let rows = |rng: &mut ChaCha8Rng, n: usize| -> Vec<Row> {
+        let n = rng.random_range(1..n);
+        (0..n).map(|_| Row::random(rng, day)).collect()
+    };
+    if !rng.random_bool(0.2) {
+        let new = rows(rng, 60);
+        log.insert(format!("day-{day}.parquet"), new);
+    }
+    let names: Vec<String> = log.keys().cloned().collect();
+    let Some(name) = names.get(rng.random_range(0..names.len().max(1))) else { return };
+    match rng.random_range(0..8) {
+        // Written again, with other rows, fewer, or the same in another order.
+        0 => log.get_mut(name).unwrap().extend(rows(rng, 10)),
+        1 => log.get_mut(name).unwrap().retain(|_| rng.random_bool(0.7)),
+        2 => log.get_mut(name).unwrap().shuffle(rng),
+        3 => drop(log.remove(name)),
+        // The same file twice.
+        4 => drop(log.insert(format!("copy-{day}.parquet"), log[name].clone())),
+        // A person who asks to be forgotten, by whoever keeps the log.
+        5 => {
+            let user = Row::random(rng, day).user;
+            log.values_mut().for_each(|rows| rows.retain(|row| row.user != user));
+        }
+        _ => {}
+    }
+}
+
+/// The log as it is now, in place of what was there.
+fn put(world: &World, log: &Log, has_text: bool, group_rows: usize) {
+    let at_once = "a store in memory never waits";
+    let there = objects(&world.objects, "log");
+    for key in there.keys().filter(|key| !log.contains_key(*key)) {
+        let key = Key::from(format!("log/{key}"));
+        world.objects.delete(&key).now_or_never().expect(at_once).unwrap();
+    }
+    for (name, rows) in log {
+        let bytes = file(rows, has_text, group_rows);
+        // Written again, a file has another version, whatever it holds.
+        if there.get(name) == Some(&bytes) {
+            continue;
+        }
+        let key = Key::from(format!("log/{name}"));
+        let put = world.objects.put(&key, bytes.into()).now_or_never();
+        put.expect(at_once).unwrap();
+    }
+}
+
+fn run_on(world: &World, runtime: &IoRuntime, request: Request) -> Result<Outcome> {
+    runtime.insert_bucket("s3://shop", Arc::new(FaultStore::new(world, |_| None)));
+    attempts::run_on(runtime.clone(), request).0
+}
+
+/// The stages that tell how a run came to its rows.
+fn told(outcome: &Outcome, stage: &str, key: &str) -> Option<Value> {
+    let Outcome::Published { manifest, .. } = outcome else { return None };
+    let stage = manifest.stages.iter().find(|found| found.name == stage)?;
+    stage.more.get(key).cloned()
+}
+
+#[test]
+fn an_incremental_run_publishes_the_bytes_of_a_full_one() {
+    let runtime = IoRuntime::new().unwrap();
+    let (mut n_runs, mut n_updates) = (0, 0);
+    for seed in seeds() {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (spec, has_text) = (spec(&mut rng), rng.random_bool(0.5));
+        let group_rows = rng.random_range(3..50);
+        let full_spec = spec.replace("[incremental]\n", "");
+        let (world, mut log) = (World::new(), Log::new());
+        for day in 0..rng.random_range(2..6) {
+            change(&mut rng, &mut log, day);
+            if log.is_empty() {
+                continue;
+            }
+            put(&world, &log, has_text, group_rows);
+            let date = jiff::civil::date(2023, 11, 15).checked_add(jiff::Span::new().days(day));
+            let date = rng.random_bool(0.7).then(|| date.unwrap().to_string());
+            let of_day = |spec: &str, run: &str, workers| Request {
+                workers,
+                flags: PlanFlags { date: date.clone(), ..PlanFlags::default() },
+                ..request(spec, &format!("{run}{day}"))
+            };
+            let workers = [1, 3][rng.random_range(0..2usize)];
+            let when = format!("seed {seed}, day {day}, {workers} workers, date {date:?}");
+            let incremental = run_on(&world, &runtime, of_day(&spec, "r", workers));
+            let other = World::new();
+            put(&other, &log, has_text, group_rows);
+            let full = run_on(&other, &runtime, of_day(&full_spec, "r", 1));
+            match (incremental, full) {
+                (
+                    Ok(Outcome::Published { manifest, current }),
+                    Ok(Outcome::Published { manifest: of_full, .. }),
+                ) => {
+                    let outcome = Outcome::Published { manifest: manifest.clone(), current };
+                    let seen = run_files(&world, &manifest);
+                    let wanted = run_files(&other, &of_full);
+                    let different: Vec<_> =
+                        wanted.keys().filter(|key| seen.get(*key) != wanted.get(*key)).collect();
+                    assert!(seen == wanted, "{when}: other bytes in {different:?}\n{spec}");
+                    n_runs += 1;
+                    let updated = told(&outcome, "state", "shards_rewritten");
+                    n_updates += usize::from(updated.is_some_and(|n| n != json!(4)));
+                }
+                (Ok(Outcome::AlreadyPublished { .. }), Ok(_)) => {}
+                (Err(error), Err(of_full)) => {
+                    assert_eq!(exit_code(&error), exit_code(&of_full), "{when}: {error:#}");
+                }
+                (incremental, full) => panic!("{when}: {incremental:?} beside {full:?}"),
+            }
+        }
+    }
+    let n_seeds = seeds().count();
+    assert!(n_runs > n_seeds && n_updates > n_seeds / 2, "{n_runs} runs, {n_updates} updates");
+}
+
+/// The tables of a run, without the run's id in their paths.
+fn run_files(world: &World, manifest: &Manifest) -> BTreeMap<String, Vec<u8>> {
+    let seen = objects(&world.objects, "out");
+    let files = manifest.files.iter().map(|file| &file.path);
+    files.map(|path| (path.replace(&manifest.run_id, ""), seen[path].clone())).collect()
+}
+
+/// A job of two days, which every seed below goes through.
+fn two_days() -> (String, Log, Log) {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let spec = spec(&mut rng);
+    let rows = |rng: &mut ChaCha8Rng, day| (0..300).map(|_| Row::random(rng, day)).collect();
+    let before = Log::from([("day-0.parquet".to_owned(), rows(&mut rng, 0))]);
+    let mut after = before.clone();
+    after.insert("day-1.parquet".to_owned(), (0..6).map(|_| Row::random(&mut rng, 1)).collect());
+    (spec, before, after)
+}
+
+#[test]
+fn an_incremental_run_killed_at_any_request_is_made_up_for_by_the_next() {
+    let runtime = IoRuntime::new().unwrap();
+    let (spec, before, after) = two_days();
+    let first_day = || {
+        let world = World::new();
+        put(&world, &before, false, 100);
+        run_on(&world, &runtime, request(&spec, "r0")).unwrap();
+        put(&world, &after, false, 100);
+        world
+    };
+    let calm = first_day();
+    let store = FaultStore::new(&calm, |_| None);
+    runtime.insert_bucket("s3://shop", Arc::new(store.clone()));
+    let outcome = attempts::run_on(runtime.clone(), request(&spec, "r1")).0.unwrap();
+    assert_eq!(told(&outcome, "state", "shards_rewritten"), Some(json!(0)));
+    let (wanted, n_calls) = (published_tables(&calm, "without a fault"), store.calls());
+    for number in 0..n_calls {
+        let fault = [Fault::CrashBefore, Fault::CrashAfter][number as usize % 2];
+        let when = format!("{fault:?} at call {number} of {n_calls}");
+        let world = first_day();
+        let dying = FaultStore::new(&world, move |call| (call.number == number).then_some(fault));
+        runtime.insert_bucket("s3://shop", Arc::new(dying));
+        let died = attempts::run_on(runtime.clone(), request(&spec, "r1")).0;
+        let code = died.as_ref().map_or_else(exit_code, |_| 0);
+        assert!(matches!(code, 0 | 75), "{when}: {died:?}");
+        run_on(&world, &runtime, request(&spec, "r2")).unwrap();
+        assert!(published_tables(&world, &when) == wanted, "{when}: other bytes");
+    }
+}
+
+#[test]
+fn files_that_are_as_they_were_are_not_read() {
+    let runtime = IoRuntime::new().unwrap();
+    let (spec, before, after) = two_days();
+    let world = World::new();
+    put(&world, &before, false, 100);
+    run_on(&world, &runtime, request(&spec, "r0")).unwrap();
+    put(&world, &after, false, 100);
+    let store = FaultStore::new(&world, |call| {
+        // A footer is read to check the columns, rows are not.
+        assert!(call.kind != "get" || !call.path.contains("state/r1"), "{call:?}");
+        None
+    });
+    runtime.insert_bucket("s3://shop", Arc::new(store));
+    let outcome = attempts::run_on(runtime.clone(), request(&spec, "r1")).0.unwrap();
+    let Outcome::Published { manifest, .. } = &outcome else { panic!("{outcome:?}") };
+    let state = manifest.state.clone().unwrap();
+    let seen = objects(&world.objects, "out");
+    let state: crate::store::StateManifest = serde_json::from_slice(&seen[&state.path]).unwrap();
+    let (old, new): (Vec<_>, Vec<_>) =
+        state.parts.iter().partition(|part| part.file.path.starts_with("state/r0/"));
+    assert!(old.len() > 4 && !new.is_empty(), "{state:#?}");
+    assert!(new.iter().map(|part| part.file.rows).sum::<u64>() < 30);
+}
+
+#[test]
+fn a_state_that_is_damaged_or_of_another_meaning_is_read_anew() {
+    let runtime = IoRuntime::new().unwrap();
+    let (spec, before, after) = two_days();
+    let wanted = {
+        let world = World::new();
+        put(&world, &after, false, 100);
+        run_on(&world, &runtime, request(&spec, "r1")).unwrap();
+        published_tables(&world, "a full run")
+    };
+    for damage in ["rows-00001", "users-00000", "items", "_state.json"] {
+        let world = World::new();
+        put(&world, &before, false, 100);
+        run_on(&world, &runtime, request(&spec, "r0")).unwrap();
+        put(&world, &after, false, 100);
+        let seen = objects(&world.objects, "out");
+        let path = seen.keys().find(|path| {
+            let is_state = path.starts_with("state/") || path.ends_with("_state.json");
+            is_state && path.contains(damage)
+        });
+        let key = Key::from(format!("out/{}", path.unwrap()));
+        world.objects.put(&key, vec![7; 50].into()).now_or_never().unwrap().unwrap();
+        let outcome = run_on(&world, &runtime, request(&spec, "r1")).unwrap();
+        assert_eq!(told(&outcome, "state", "shards_rewritten"), Some(json!(4)), "{damage}");
+        assert!(published_tables(&world, damage) == wanted, "{damage}: other bytes");
+    }
+    let world = World::new();
+    put(&world, &before, false, 100);
+    run_on(&world, &runtime, request(&spec.replace("view = 1.0", "view = 2.0"), "r0")).unwrap();
+    put(&world, &after, false, 100);
+    let outcome = run_on(&world, &runtime, request(&spec, "r1")).unwrap();
+    assert_eq!(told(&outcome, "state", "shards_rewritten"), Some(json!(4)));
+    assert!(published_tables(&world, "another meaning") == wanted, "other bytes");
+}

@@ -1,0 +1,235 @@
+//! Stored state: the rows of the logs as of one generation, in files that later generations share.
+//!
+//! A run's manifest names its `_state.json`, which lists the files; so what belongs to a generation is
+//! settled by the same commit as its tables. Files are immutable and never shared by name: each lies
+//! below the run that wrote it, `state/<run id>/`, and stays as long as a kept run lists it.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::PublishError;
+use super::list::InputFile;
+use super::log::{Log, LogEntry, Standing};
+use super::manifest::{PublishedFile, RunPath, is_plain};
+use super::output::{Output, to_json};
+use super::table_writer::sha256_hex;
+use crate::types::IdType;
+
+/// The format of state that this version writes, and the only one it reads: other state is rebuilt.
+pub const STATE_FORMAT: u32 = 1;
+
+/// The folder of stored state.
+pub(super) const STATE: &str = "state";
+
+/// What a manifest says of the state of its run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRef {
+    /// The `_state.json` of the run.
+    pub path: String,
+    /// Hex digest of that file.
+    pub sha256: String,
+    /// Digest of all that decides what the rows mean.
+    pub meaning: String,
+}
+
+/// The state of one generation: `_state.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StateManifest {
+    /// [`STATE_FORMAT`].
+    pub format: u32,
+    /// Digest of all that decides what the rows mean, but the number of shards.
+    pub meaning: String,
+    /// Number of logical shards.
+    pub shards: u32,
+    /// In which type users come.
+    pub user_id_type: IdType,
+    /// In which type items come.
+    pub item_id_type: IdType,
+    /// Keys of items given so far.
+    pub n_items: u32,
+    /// Keys of users given so far, by shard.
+    pub n_users: Vec<u32>,
+    /// The input files whose rows are there, by number; a number is given once.
+    pub inputs: Vec<StateInput>,
+    /// The files, in the order in which they were written.
+    pub parts: Vec<StatePart>,
+}
+
+/// One input file whose rows the state holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StateInput {
+    /// The number that its rows carry.
+    pub number: u32,
+    /// Position of its log in the spec.
+    pub log: u32,
+    /// The file's url in the user's own terms.
+    pub url: String,
+    /// Size.
+    pub bytes: u64,
+    /// Version.
+    pub etag: Option<String>,
+    /// What became of the rows that are not in the state, as the reader of the logs counts them.
+    pub counts: serde_json::Value,
+}
+
+/// What a file of the state holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum StateKind {
+    /// Keys and ids of items.
+    Items,
+    /// Keys and ids of the users of a shard.
+    Users {
+        /// The shard.
+        shard: u32,
+    },
+    /// A sorted run of rows of a shard.
+    Rows {
+        /// The shard.
+        shard: u32,
+        /// Microseconds that its times count in.
+        tick_us: i64,
+        /// Whether it takes rows of earlier runs back.
+        takes_back: bool,
+    },
+}
+
+/// A file of the state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatePart {
+    /// What it holds.
+    #[serde(flatten)]
+    pub kind: StateKind,
+    /// Where it is.
+    #[serde(flatten)]
+    pub file: PublishedFile,
+}
+
+impl StatePart {
+    /// Whether it holds rows of a shard.
+    pub fn is_rows_of(&self, wanted: u32) -> bool {
+        matches!(self.kind, StateKind::Rows { shard, .. } if shard == wanted)
+    }
+
+    /// Whether it holds users of a shard.
+    pub fn is_users_of(&self, wanted: u32) -> bool {
+        self.kind == StateKind::Users { shard: wanted }
+    }
+
+    /// Where a run writes such a part.
+    pub fn path(kind: StateKind, run_id: &str) -> String {
+        match kind {
+            StateKind::Items => format!("{STATE}/{run_id}/items.parquet"),
+            StateKind::Users { shard } => format!("{STATE}/{run_id}/users-{shard:05}.parquet"),
+            StateKind::Rows { shard, .. } => format!("{STATE}/{run_id}/rows-{shard:05}.parquet"),
+        }
+    }
+}
+
+impl StateManifest {
+    /// What cannot be in a state that this program wrote.
+    fn problem(&self) -> Option<String> {
+        if self.format != STATE_FORMAT {
+            return Some(format!("it has format {}, not {STATE_FORMAT}", self.format));
+        }
+        if self.n_users.len() != self.shards as usize {
+            return Some("it does not count the users of each shard".to_owned());
+        }
+        let odd = self.parts.iter().find(|part| {
+            let inside =
+                part.file.path.strip_prefix("state/").and_then(|path| path.split_once('/'));
+            !inside.is_some_and(|(run, name)| is_plain(run) && is_plain(name))
+        });
+        if let Some(part) = odd {
+            return Some(format!("it has a file {:?}", part.file.path));
+        }
+        let tick = |part: &StatePart| match part.kind {
+            StateKind::Rows { tick_us, .. } => tick_us,
+            _ => 1,
+        };
+        let bad_tick = self.parts.iter().any(|part| tick(part) < 1);
+        let mut numbers = BTreeSet::new();
+        let repeats = self.inputs.iter().any(|input| !numbers.insert(input.number));
+        (bad_tick || repeats).then(|| "a tick is none, or a file is there twice".to_owned())
+    }
+
+    /// Rows in all runs, those that take rows back included.
+    pub fn stored_rows(&self) -> u64 {
+        let rows = self.parts.iter().filter(|part| matches!(part.kind, StateKind::Rows { .. }));
+        rows.map(|part| part.file.rows).sum()
+    }
+
+    /// Bytes of all parts.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.file.bytes).sum()
+    }
+}
+
+impl Output {
+    /// Writes the state of a run beside its manifest.
+    ///
+    /// # Errors
+    /// [`PublishError::Store`].
+    pub fn put_state(
+        &self,
+        path: &RunPath,
+        state: &StateManifest,
+    ) -> Result<StateRef, PublishError> {
+        let (path, bytes) = (path.file("_state.json"), to_json(state));
+        let sha256 = sha256_hex(&bytes);
+        self.put(&path, bytes)?;
+        Ok(StateRef { path, sha256, meaning: state.meaning.clone() })
+    }
+
+    /// The state that a manifest names.
+    ///
+    /// # Errors
+    /// [`PublishError::Changed`], [`PublishError::Corrupt`], [`PublishError::Store`].
+    pub fn read_state(&self, state: &StateRef) -> Result<StateManifest, PublishError> {
+        let changed = || PublishError::Changed { path: self.url_of(&state.path) };
+        let bytes = self.get(&state.path)?.ok_or_else(changed)?;
+        if sha256_hex(&bytes) != state.sha256 {
+            return Err(changed());
+        }
+        let read: StateManifest = self.parse(&state.path, &bytes)?;
+        match read.problem() {
+            None => Ok(read),
+            Some(problem) => {
+                let path = self.url_of(&state.path);
+                Err(PublishError::Corrupt { path, source: problem.into() })
+            }
+        }
+    }
+
+    /// The newest generation with a state that `fits`; whether readers still see it does not matter,
+    /// as a state depends on nothing but its input.
+    ///
+    /// Looks at the [`GENERATIONS_LOOKED_AT`] newest publications at most.
+    ///
+    /// # Errors
+    /// As [`Output::read_log`], [`Output::read_manifest`] and [`Output::read_state`].
+    pub fn find_state(
+        &self,
+        log: &Log,
+        fits: impl Fn(&StateRef, u32) -> bool,
+    ) -> Result<Option<(LogEntry, StateManifest)>, PublishError> {
+        let is_there = |entry: &&LogEntry| log.standing(entry) != Standing::Collected;
+        let newest = log.publications().rev().filter(is_there).take(GENERATIONS_LOOKED_AT);
+        for entry in newest {
+            let manifest = self.read_manifest(&entry.run)?;
+            if let Some(state) = manifest.state.filter(|state| fits(state, manifest.shards)) {
+                return Ok(Some((entry.clone(), self.read_state(&state)?)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The parts as files to be read at [`Output::location`].
+    pub fn state_file(&self, part: &StatePart) -> InputFile {
+        self.input_file(&part.file)
+    }
+}
+
+/// A job whose spec changed back and forth finds its state this many publications ago.
+const GENERATIONS_LOOKED_AT: usize = 16;
