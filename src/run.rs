@@ -73,6 +73,7 @@ pub use profile::Profile;
 pub use refused::{Refused, code, exit_code};
 pub use report::{InputSummary, Report};
 pub use search::{Hit, nearest};
+pub use state::{StateCheck, StateUse, check_state};
 pub use vectors::scaled_to_one;
 
 use attempts::Attempt;
@@ -121,6 +122,8 @@ pub struct Request {
     pub publish: bool,
     /// Publish even what is published already.
     pub force: bool,
+    /// How a job that is incremental uses the state of the last run.
+    pub state: StateUse,
     /// Publish to a store that would let two runs overwrite each other.
     pub unsafe_single_writer: bool,
     /// Keep checkpoints also where the spec has no section `[checkpoints]`.
@@ -508,7 +511,7 @@ fn look_and_plan(attempt: &Attempt, output: &Output, cluster: Cluster) -> Result
         output.probe(&request.run_id)?;
     }
     let mut plan = frozen.plan(runtime, spec, base, flags, left_out)?;
-    let state = StatePlan::find(output, &mut plan);
+    let state = StatePlan::find(output, &mut plan, request.state);
     memory::check(&plan, cluster)?;
     let (run_id, started_at_us) = (request.run_id.clone(), attempt.started_at_us);
     Ok(Start::Go(Box::new(Go { plan, state, fingerprint, run_id, started_at_us })))

@@ -160,6 +160,7 @@ impl Case {
             workers: 1,
             publish: true,
             force: true,
+            state: run::StateUse::default(),
             unsafe_single_writer: false,
             checkpoints_by_default: false,
             clock: clock::now_us,

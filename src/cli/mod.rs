@@ -33,6 +33,7 @@ mod search;
 #[cfg(test)]
 mod search_tests;
 mod show;
+mod state;
 mod summary;
 mod telemetry;
 
@@ -74,6 +75,7 @@ enum Command {
     Verify(published_runs::VerifyArgs),
     Rollback(published_runs::RollbackArgs),
     Gc(published_runs::GcArgs),
+    State(state::StateArgs),
     Init(init::InitArgs),
     Generate(generate::GenerateArgs),
 }
@@ -88,6 +90,7 @@ pub fn dispatch(cli: &Cli) -> Result<u8> {
     let done = match &cli.command {
         // Tells by itself, and more.
         Command::Run(args) => return run::run(args),
+        Command::State(args) => return state::run(args),
         Command::Check(args) => check::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Calibrate(args) => calibrate::run(args),

@@ -16,7 +16,7 @@ use crate::store::{
 
 /// The output that a command is about.
 #[derive(Debug, Args)]
-struct OutputArgs {
+pub(super) struct OutputArgs {
     /// The job spec, or the output's url or folder itself
     #[arg(value_name = "SPEC|OUTPUT")]
     of: String,
@@ -25,11 +25,11 @@ struct OutputArgs {
     set: Vec<String>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 impl OutputArgs {
-    fn open(&self) -> Result<Output> {
+    pub(super) fn open(&self) -> Result<Output> {
         if !self.of.ends_with(".toml") {
             let runtime = IoRuntime::new()?;
             return Ok(Output::open(&runtime, &self.of, Path::new(""))?);
@@ -162,7 +162,8 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<()> {
     }
 }
 
-fn generation(output: &Output, log: &Log, asked: Option<u64>) -> Result<Current> {
+/// The publication that was asked for, or what readers see.
+pub(super) fn generation(output: &Output, log: &Log, asked: Option<u64>) -> Result<Current> {
     let found = match asked {
         None => log.current(),
         Some(asked) => {

@@ -10,20 +10,22 @@ use super::processes::{self, ProcessArgs, Role, Worker};
 use super::telemetry::{self, Telemetry};
 use super::{SpecArgs, clock, default_threads, print, profile, progress, summary};
 use crate::cluster::{Pulse, Verdict};
-use crate::run::{self, Cluster, Outcome, Profile, Refused, Request};
+use crate::job::spec::Incremental;
+use crate::run::{self, Cluster, Outcome, Profile, Refused, Request, StateUse};
 
 /// Run a job: read its logs, compute its tables, publish them all or none
 ///
 /// A run whose input, spec and version are published already exits 0 and writes nothing, so it is
 /// safe to run again. The tables are the same byte for byte for any number of threads, any order of
 /// files and any cut into row groups, and for any number of processes.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
   tidemill run jobs/quickstart.toml
   tidemill run jobs/nightly.toml --date 2026-11-22
   tidemill run jobs/nightly.toml --set top_k.k=20 --set output.url=/tmp/try/ --sample-users 0.01
   tidemill run jobs/nightly.toml --no-publish --json | jq .manifest.counts
+  tidemill run jobs/nightly.toml --since-last
   tidemill run jobs/nightly.toml --local-processes 4
   tidemill run jobs/nightly.toml --no-publish --profile-stages
   tidemill run jobs/nightly.toml --processes 4 --index 2 --host-template 'mill-{index}.mill:7000'
@@ -55,6 +57,13 @@ pub(super) struct RunArgs {
     /// Publish even if the same input and spec are published already
     #[arg(long)]
     force: bool,
+    /// Keep the rows of the logs for the next run, and read only files that are new or changed since the
+    /// last one; the same as [incremental] in the spec
+    #[arg(long)]
+    since_last: bool,
+    /// How the state of the last run is used: by "tidemill state"
+    #[arg(skip)]
+    state: StateUse,
     /// Publish to a store without conditional writes; safe only if nothing else writes there
     #[arg(long)]
     unsafe_single_writer: bool,
@@ -153,6 +162,11 @@ fn cluster_of(request: &Request) -> Cluster {
 }
 
 impl RunArgs {
+    /// The same run, which writes its state anew even if its tables are published already.
+    pub(super) fn with_state(&self, state: StateUse) -> Self {
+        Self { since_last: true, force: true, state, ..self.clone() }
+    }
+
     /// Says what the stages took, as asked; also of a run that failed.
     fn tell_profile(&self, profile: &Profile) {
         if self.profile_stages {
@@ -173,7 +187,10 @@ fn request(args: &RunArgs, worker: Option<&Worker>) -> Result<Request> {
             "--threads {threads} is out of range; write 1 to 1024"
         )));
     }
-    let spec = args.spec.load()?;
+    let mut spec = args.spec.load()?;
+    if args.since_last {
+        spec.incremental = Some(Incremental { enabled: true });
+    }
     let flags = args.spec.flags(&spec)?;
     let mut observer = progress::observer(args.json || worker.is_some_and(|of| of.index > 0));
     let mut cluster = None;
@@ -191,6 +208,7 @@ fn request(args: &RunArgs, worker: Option<&Worker>) -> Result<Request> {
         workers: 1,
         publish: !args.no_publish,
         force: args.force,
+        state: args.state,
         unsafe_single_writer: args.unsafe_single_writer,
         checkpoints_by_default: worker.is_some(),
         clock: clock::now_us,

@@ -79,6 +79,7 @@ pub(super) fn request(spec: &str, run_id: &str) -> Request {
         workers: 1,
         publish: true,
         force: false,
+        state: StateUse::default(),
         unsafe_single_writer: false,
         checkpoints_by_default: false,
         clock: || 1_790_000_000_000_000,

@@ -4,6 +4,7 @@
 //! that follows the scan sees rows, wherever they came from, so an incremental run cannot give other bytes
 //! than a full one: only what has to be read is different.
 
+mod check;
 mod load;
 mod save;
 
@@ -17,6 +18,7 @@ use super::counts::ScanCounts;
 use super::{checkpoint::chain, sha256_hex};
 use crate::job::plan::{FilePlan, Plan};
 use crate::store::{Output, STATE_FORMAT, StateInput, StateManifest};
+pub use check::{StateCheck, check_state};
 pub(super) use load::{Stored, load};
 pub(super) use save::save;
 
@@ -27,6 +29,19 @@ pub(super) struct StatePlan {
     meaning: String,
     /// The generation to go on from.
     base: Option<StateManifest>,
+    from: StateUse,
+}
+
+/// How a run uses the state of the last one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StateUse {
+    /// Goes on from it, and adds a run of rows to each shard that changed.
+    #[default]
+    Add,
+    /// Goes on from it, and writes every shard anew as one run.
+    Compact,
+    /// Reads all files, and writes every shard anew.
+    Rebuild,
 }
 
 impl StatePlan {
@@ -34,11 +49,14 @@ impl StatePlan {
     /// it open. `None` for a job that is not incremental.
     ///
     /// A state that cannot be read is a warning: the run reads all files then.
-    pub(super) fn find(output: &Output, plan: &mut Plan) -> Option<Self> {
+    pub(super) fn find(output: &Output, plan: &mut Plan, from: StateUse) -> Option<Self> {
         if !plan.spec.is_incremental() {
             return None;
         }
         let (meaning, shards) = (meaning(plan), plan.spec.shards);
+        if from == StateUse::Rebuild {
+            return Some(Self { meaning, base: None, from });
+        }
         let found = output.read_log().and_then(|log| {
             output.find_state(&log, |state, of_state| {
                 state.meaning == meaning && shards.is_none_or(|shards| shards == of_state)
@@ -52,7 +70,7 @@ impl StatePlan {
         if let Some(base) = &base {
             plan.n_shards = base.shards;
         }
-        Some(Self { meaning, base })
+        Some(Self { meaning, base, from })
     }
 }
 
@@ -137,6 +155,7 @@ fn is_same(file: &FilePlan, input: &StateInput) -> bool {
 /// What this run goes on from.
 pub(super) struct Base {
     meaning: String,
+    from: StateUse,
     /// The generation whose rows are taken over; none where all files are read.
     manifest: Option<StateManifest>,
     /// The files of the plan.

@@ -368,3 +368,55 @@ fn a_state_that_is_damaged_or_of_another_meaning_is_read_anew() {
     assert_eq!(told(&outcome, "state", "shards_rewritten"), Some(json!(4)));
     assert!(published_tables(&world, "another meaning") == wanted, "other bytes");
 }
+
+/// The state of the newest generation.
+fn newest_state(output: &Output) -> crate::store::StateManifest {
+    let manifest = output.read_manifest(&output.read_current().unwrap().unwrap()).unwrap();
+    output.read_state(&manifest.state.unwrap()).unwrap()
+}
+
+#[test]
+fn old_state_goes_when_no_kept_run_needs_it_and_is_compacted_and_rebuilt_on_demand() {
+    let runtime = IoRuntime::new().unwrap();
+    let (spec, before, after) = two_days();
+    let world = World::new();
+    put(&world, &before, false, 100);
+    run_on(&world, &runtime, request(&spec, "r0")).unwrap();
+    put(&world, &after, false, 100);
+    run_on(&world, &runtime, request(&spec, "r1")).unwrap();
+    let wanted = published_tables(&world, "two days");
+    let output = Output::open(&runtime, "s3://shop/out/", std::path::Path::new("")).unwrap();
+    let state = newest_state(&output);
+    let runs = |state: &crate::store::StateManifest| -> std::collections::BTreeSet<String> {
+        state.parts.iter().map(|part| part.file.path.split('/').nth(1).unwrap().into()).collect()
+    };
+    assert_eq!(runs(&state).len(), 2);
+    let check = |state: &crate::store::StateManifest| {
+        let check = check_state(&output, state, &|_| ()).unwrap();
+        assert_eq!(check.problems, [""; 0]);
+        assert_eq!(output.verify_state(state, &|_| ()), [""; 0]);
+        check
+    };
+    let checked = check(&state);
+    let collect = |now_us| {
+        let rules = crate::store::CollectionRules { keep: 1, grace_us: 0, now_us };
+        output.collect(&rules, "2026-11-23T00:00:00Z", &format!("gc at {now_us}")).unwrap()
+    };
+    // What r1 took over from r0 stays.
+    collect(i64::MAX / 2);
+    assert_eq!(check(&newest_state(&output)), checked);
+    for (from, run) in [(StateUse::Compact, "r2"), (StateUse::Rebuild, "r3")] {
+        let request = Request { force: true, state: from, ..request(&spec, run) };
+        run_on(&world, &runtime, request).unwrap();
+        assert!(published_tables(&world, run) == wanted, "{run}: other bytes");
+        let state = newest_state(&output);
+        let of_shard = |shard| state.parts.iter().filter(|part| part.is_rows_of(shard)).count();
+        assert!((0..4).all(|shard| of_shard(shard) == 1), "{state:#?}");
+        assert_eq!(check(&state).rows, checked.rows);
+    }
+    assert_eq!(runs(&newest_state(&output)), ["r3".to_owned()].into());
+    collect(i64::MAX / 2 + 1);
+    let left = objects(&world.objects, "out/state");
+    assert!(left.keys().all(|path| path.starts_with("r3/")), "{:?}", left.keys());
+    check(&newest_state(&output));
+}

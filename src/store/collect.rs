@@ -14,6 +14,7 @@ use super::error::PublishError;
 use super::log::{Current, Log, LogEntry, Standing, snapshot_generation};
 use super::output::Output;
 use super::publish::Appended;
+use super::state::STATE;
 
 /// What is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub struct Collection {
     pub unpublished_runs: Vec<String>,
     /// Fingerprints whose checkpoints go: nothing was saved for them in the time of grace.
     pub checkpoints: Vec<String>,
-    /// Objects that go, probes, reports of failed runs and old snapshots of the log included.
+    /// Objects that go, state that no kept run needs, probes, reports of failed runs and old snapshots of the log included.
     pub objects: usize,
     /// Their size.
     pub bytes: u64,
@@ -49,6 +50,8 @@ struct Inventory {
     runs: BTreeMap<String, Vec<ObjectMeta>>,
     /// By fingerprint.
     checkpoints: BTreeMap<String, Vec<ObjectMeta>>,
+    /// Files of stored state.
+    state: Vec<ObjectMeta>,
     others: Vec<ObjectMeta>,
 }
 
@@ -59,9 +62,11 @@ impl Output {
     /// As [`Output::read_log`].
     pub fn plan_collection(&self, rules: &CollectionRules) -> Result<Collection, PublishError> {
         // Files before the log: a run that is published in between is not taken for dead.
-        let inventory = self.inventory()?;
+        let mut inventory = self.inventory()?;
         let log = self.read_log()?;
-        Ok(inventory.summary(&inventory.dispensable(&log, rules), &log, rules))
+        let runs = inventory.dispensable(&log, rules);
+        self.keep_state(&mut inventory, &log, &runs);
+        Ok(inventory.summary(&runs, &log, rules))
     }
 
     /// Removes what the rules do not keep: an entry of the log first, then tables, then the rest of
@@ -77,9 +82,10 @@ impl Output {
         now: &str,
         nonce: &str,
     ) -> Result<Collection, PublishError> {
-        let inventory = self.inventory()?;
+        let mut inventory = self.inventory()?;
         let log = self.read_log()?;
         let runs = inventory.dispensable(&log, rules);
+        self.keep_state(&mut inventory, &log, &runs);
         let mut done = inventory.summary(&runs, &log, rules);
         let given_up: Vec<String> =
             runs.iter().filter(|run| !log.is_collected(run)).cloned().collect();
@@ -107,6 +113,23 @@ impl Output {
         Ok(done)
     }
 
+    /// Takes the files of state that some run which stays goes on from out of the inventory; all of them
+    /// where that cannot be told.
+    fn keep_state(&self, inventory: &mut Inventory, log: &Log, dispensable: &BTreeSet<String>) {
+        if inventory.state.is_empty() {
+            return;
+        }
+        match self.state_files(log, |run| !dispensable.contains(run)) {
+            Ok(needed) => {
+                inventory.state.retain(|object| !needed.contains(object.location.as_ref()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no state is removed");
+                inventory.state.clear();
+            }
+        }
+    }
+
     fn inventory(&self) -> Result<Inventory, PublishError> {
         let mut inventory = Inventory::default();
         for object in self.list("tables")?.into_iter().chain(self.list("runs")?) {
@@ -114,6 +137,7 @@ impl Output {
                 inventory.runs.entry(run.to_owned()).or_default().push(object);
             }
         }
+        inventory.state = self.list(STATE)?;
         inventory.others = self.list("_probe")?;
         inventory.others.extend(self.list("_failed")?);
         inventory.others.extend(self.list("_log")?);
@@ -184,6 +208,13 @@ impl Inventory {
             let age_us = rules.now_us - object.last_modified.timestamp_micros();
             let is_old = !path.starts_with("_log/") && age_us > rules.grace_us;
             is_old || superseded
+        }));
+        // A run that goes on writes its state before anything names it.
+        objects.extend(self.state.iter().filter(|object| {
+            let run = object.location.as_ref().split('/').nth(1).unwrap_or_default();
+            let began_us = began_us(run, std::slice::from_ref(*object));
+            let written_us = object.last_modified.timestamp_micros();
+            rules.now_us - began_us.max(written_us) > rules.grace_us
         }));
         objects.extend(self.old_checkpoints(rules).flat_map(|(_, objects)| objects));
         objects

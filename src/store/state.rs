@@ -225,6 +225,28 @@ impl Output {
         Ok(None)
     }
 
+    /// Paths of all files of state that published runs need, of those which `is_kept` by their names.
+    ///
+    /// # Errors
+    /// As [`Output::read_manifest`] and [`Output::read_state`].
+    pub(super) fn state_files(
+        &self,
+        log: &Log,
+        is_kept: impl Fn(&str) -> bool,
+    ) -> Result<BTreeSet<String>, PublishError> {
+        let mut needed = BTreeSet::new();
+        let is_there = |entry: &&LogEntry| {
+            log.standing(entry) != Standing::Collected && is_kept(&entry.run.run_id)
+        };
+        for entry in log.publications().filter(is_there) {
+            if let Some(state) = self.read_manifest(&entry.run)?.state {
+                let parts = self.read_state(&state)?.parts;
+                needed.extend(parts.into_iter().map(|part| part.file.path));
+            }
+        }
+        Ok(needed)
+    }
+
     /// The parts as files to be read at [`Output::location`].
     pub fn state_file(&self, part: &StatePart) -> InputFile {
         self.input_file(&part.file)

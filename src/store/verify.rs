@@ -10,6 +10,7 @@ use super::error::PublishError;
 use super::log::{Current, snapshot_generation};
 use super::manifest::PublishedFile;
 use super::output::Output;
+use super::state::StateManifest;
 
 /// Files hashed at a time.
 const FILES_AT_ONCE: usize = 4;
@@ -52,6 +53,21 @@ impl Output {
         }
         let bytes = manifest.files.iter().map(|file| file.bytes).sum();
         Ok(Verification { run: run.clone(), files: manifest.files.len(), bytes, problems })
+    }
+
+    /// Reads all files of a state, and holds size and SHA-256 against what was written; what is wrong, a
+    /// line each. `advance` is told of the bytes read.
+    pub fn verify_state(
+        &self,
+        state: &StateManifest,
+        advance: &(dyn Fn(u64) + Sync),
+    ) -> Vec<String> {
+        let checks = state.parts.iter().map(|part| async move {
+            let found = self.hash(&part.file, advance).await;
+            problem_of(&part.file, found)
+        });
+        let checks = stream::iter(checks).buffered(FILES_AT_ONCE).collect::<Vec<_>>();
+        self.runtime.wait(checks).into_iter().flatten().collect()
     }
 
     /// Holds snapshots and `current.json` against the entries of the log.

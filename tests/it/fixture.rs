@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 use tidemill::job;
-use tidemill::run::{Outcome, PlanFlags, Request, Silent, run};
+use tidemill::run::{Outcome, PlanFlags, Request, Silent, StateUse, run};
 
 /// A folder for one test.
 pub(crate) struct Sandbox(tempfile::TempDir);
@@ -84,6 +84,7 @@ impl Sandbox {
             workers,
             publish: true,
             force: true,
+            state: StateUse::default(),
             unsafe_single_writer: false,
             checkpoints_by_default: false,
             clock: || 1_790_000_000_000_000,

@@ -43,7 +43,7 @@ pub(super) struct Keys {
 ///
 /// What one process cannot read makes all of them read all files.
 pub(in crate::run) fn load(worker: &mut Worker<'_>, output: &Output) -> Option<(Base, Stored)> {
-    let StatePlan { meaning, base } = worker.job.state.clone()?;
+    let StatePlan { meaning, base, from } = worker.job.state.clone()?;
     let files = Files::new(&worker.job.plan, base.as_ref());
     let mine = prepare::owned_shards(worker);
     let loaded = base.as_ref().map(|base| {
@@ -58,10 +58,12 @@ pub(in crate::run) fn load(worker: &mut Worker<'_>, output: &Output) -> Option<(
     let can_all = loaded.as_ref().is_some_and(Result::is_ok);
     let can_all = worker.shell.collectives.all_reduce_min(i64::from(can_all)) == 1;
     match loaded {
-        Some(Ok(stored)) if can_all => Some((Base { meaning, manifest: base, files }, stored)),
+        Some(Ok(stored)) if can_all => {
+            Some((Base { meaning, from, manifest: base, files }, stored))
+        }
         _ => {
             let files = Files::new(&worker.job.plan, None);
-            Some((Base { meaning, manifest: None, files }, Stored::nothing(worker.job)))
+            Some((Base { meaning, from, manifest: None, files }, Stored::nothing(worker.job)))
         }
     }
 }

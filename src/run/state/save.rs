@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::Base;
 use super::load::{Keys, Stored, summed};
+use super::{Base, StateUse};
 use crate::dataflow::consolidated;
 use crate::kernels::dictionary::Interner;
 use crate::kernels::event_rows::{Column, Packed, PackedUsers};
@@ -217,6 +217,9 @@ impl Writer<'_> {
     /// Whether a shard is written anew, as so many changes and the runs that are there ask for it.
     fn is_rewritten(&self, shard: u32, n_changes: usize) -> bool {
         let Some(base) = &self.base.manifest else { return true };
+        if self.base.from == StateUse::Compact {
+            return true;
+        }
         let runs: Vec<u64> = base
             .parts
             .iter()
