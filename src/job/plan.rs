@@ -78,12 +78,17 @@ pub struct SideTables {
     pub deny_items: Vec<FilePlan>,
     /// Of `[deny] users`.
     pub deny_users: Vec<FilePlan>,
+    /// Of `[delete] items`.
+    pub delete_items: Vec<FilePlan>,
+    /// Of `[delete] users`.
+    pub delete_users: Vec<FilePlan>,
 }
 
 impl SideTables {
     /// All files of all side tables.
     pub fn files(&self) -> impl Iterator<Item = &FilePlan> {
-        [&self.items, &self.users, &self.deny_items, &self.deny_users].into_iter().flatten()
+        let Self { items, users, deny_items, deny_users, delete_items, delete_users } = self;
+        [items, users, deny_items, deny_users, delete_items, delete_users].into_iter().flatten()
     }
 }
 

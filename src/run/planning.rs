@@ -10,7 +10,9 @@ use serde_json::json;
 
 use super::Refused;
 use crate::job::plan::{self, FilePlan, Plan, RowGroupPlan, SideTables, SourcePlan};
-use crate::job::spec::{Deny, EventColumns as SpecColumns, Events, Gates, IdList, Spec, Store};
+use crate::job::spec::{
+    Delete, Deny, EventColumns as SpecColumns, Events, Gates, IdList, Spec, Store,
+};
 use crate::schema::{self, ColumnError, EventColumns, TimeReader};
 use crate::store::{self, Footer, InputFile, IoRuntime, Location};
 use crate::types::IdType;
@@ -41,7 +43,7 @@ pub(super) struct Frozen {
     as_of_us: Option<i64>,
     /// Of each log.
     logs: Vec<FrozenLog>,
-    side_tables: [Vec<InputFile>; 4],
+    side_tables: [Vec<InputFile>; 6],
 }
 
 struct FrozenLog {
@@ -93,10 +95,8 @@ pub(super) fn freeze(
         None => Ok(Vec::new()),
         Some(url) => Ok(store::list_inputs(&Location::open(runtime, url, base)?)?.files),
     });
-    let [items, users, deny_items, deny_users] = listed;
-    let side_tables = [items, users, deny_items, deny_users];
-    let side_tables: Vec<_> = side_tables.into_iter().collect::<Result<_>>()?;
-    let side_tables = side_tables.try_into().expect("there are four");
+    let side_tables: Vec<_> = listed.into_iter().collect::<Result<_>>()?;
+    let side_tables = side_tables.try_into().expect("there are six");
     Ok(Frozen { logical_date, as_of_us, logs, side_tables })
 }
 
@@ -336,21 +336,26 @@ fn widest(what: &'static str, types: &[(String, IdType)]) -> Result<IdType> {
     Ok(widest.expect("a log has a file"))
 }
 
-/// Urls of `[items]`, `[users]`, `[deny] items` and `[deny] users`.
-fn side_urls(spec: &Spec) -> [Option<&str>; 4] {
+/// Urls of `[items]`, `[users]`, and items and users of `[deny]` and of `[delete]`.
+fn side_urls(spec: &Spec) -> [Option<&str>; 6] {
     let denied = |list: fn(&Deny) -> Option<&IdList>| {
         spec.deny.as_ref().and_then(list).map(|list| list.url.as_str())
+    };
+    let deleted = |list: fn(&Delete) -> Option<&IdList>| {
+        spec.delete.as_ref().and_then(list).map(|list| list.url.as_str())
     };
     [
         spec.items.as_ref().map(|items| items.url.as_str()),
         spec.users.as_ref().map(|users| users.url.as_str()),
         denied(|deny| deny.items.as_ref()),
         denied(|deny| deny.users.as_ref()),
+        deleted(|delete| delete.items.as_ref()),
+        deleted(|delete| delete.users.as_ref()),
     ]
 }
 
 /// Columns that are read of each of them.
-fn side_columns(spec: &Spec) -> [Vec<&str>; 4] {
+fn side_columns(spec: &Spec) -> [Vec<&str>; 6] {
     let mut of_items: Vec<&str> = Vec::new();
     if let Some(items) = &spec.items {
         of_items.push(&items.columns.item);
@@ -363,15 +368,25 @@ fn side_columns(spec: &Spec) -> [Vec<&str>; 4] {
     let denied = |list: fn(&Deny) -> Option<&IdList>| {
         spec.deny.as_ref().and_then(list).map(|list| list.column.as_str()).into_iter().collect()
     };
-    let of_users = of_users.collect();
-    [of_items, of_users, denied(|deny| deny.items.as_ref()), denied(|deny| deny.users.as_ref())]
+    let deleted = |list: fn(&Delete) -> Option<&IdList>| {
+        let list = spec.delete.as_ref().and_then(list);
+        list.map(|list| list.column.as_str()).into_iter().collect()
+    };
+    [
+        of_items,
+        of_users.collect(),
+        denied(|deny| deny.items.as_ref()),
+        denied(|deny| deny.users.as_ref()),
+        deleted(|delete| delete.items.as_ref()),
+        deleted(|delete| delete.users.as_ref()),
+    ]
 }
 
 fn side_tables(
     runtime: &IoRuntime,
     spec: &Spec,
     base: &Path,
-    listed: &[Vec<InputFile>; 4],
+    listed: &[Vec<InputFile>; 6],
 ) -> Result<SideTables> {
     let (urls, columns) = (side_urls(spec), side_columns(spec));
     let planned = |table: usize| -> Result<Vec<FilePlan>> {
@@ -393,5 +408,7 @@ fn side_tables(
         users: planned(1)?,
         deny_items: planned(2)?,
         deny_users: planned(3)?,
+        delete_items: planned(4)?,
+        delete_users: planned(5)?,
     })
 }

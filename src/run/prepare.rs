@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::counts::ScanCounts;
 use super::scan::{ScanContext, Scanned, Split, assigned, read_splits, splits};
+use super::side::Deleted;
 use super::state::{Files, Stored};
 use super::{Job, Refused, Worker};
 use crate::dataflow::{BLOCK_BYTES, Outgoing, windowed_source};
@@ -44,7 +45,7 @@ const STORED: usize = usize::MAX;
 /// Of an incremental run, what is not in the state that it goes on from.
 pub(super) fn scan(
     worker: &mut Worker<'_>,
-    denied: &HashSet<u128>,
+    (denied, deleted): (&HashSet<u128>, &Deleted),
     files: Option<&Files>,
 ) -> Result<Scan> {
     let job = worker.job;
@@ -60,6 +61,7 @@ pub(super) fn scan(
         logs: &job.logs,
         kinds: &kinds,
         denied,
+        deleted,
         files,
         splits: &mine,
         next: &next,

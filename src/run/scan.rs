@@ -12,6 +12,7 @@ use arrow::array::RecordBatch;
 use super::Log;
 use super::counts::ScanCounts;
 use super::prepare::FileCounts;
+use super::side::Deleted;
 use super::state::Files;
 use crate::job::plan::{FilePlan, Plan, SourcePlan};
 use crate::kernels::histories::EventKind;
@@ -20,6 +21,7 @@ use crate::store;
 use crate::types::Ids;
 use deal::Dealer;
 pub(super) use deal::block_rows;
+pub(super) use sift::{DELETED_ITEM, DELETED_USER};
 use sift::{Place, Sieve};
 #[cfg(test)]
 pub(super) use sift::{Unused, is_sampled, value};
@@ -119,6 +121,8 @@ pub(super) struct ScanContext<'a> {
     pub(super) kinds: &'a [EventKind],
     /// Users whose rows do not count, by digest.
     pub(super) denied: &'a HashSet<u128>,
+    /// Users and items that are to be gone.
+    pub(super) deleted: &'a Deleted,
     /// Numbers of the files, where state is kept.
     pub(super) files: Option<&'a Files>,
     /// Splits of this process.

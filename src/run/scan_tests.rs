@@ -10,6 +10,7 @@ use parquet::file::properties::WriterProperties;
 use proptest::prelude::*;
 
 use super::scan::*;
+use super::side::Deleted;
 use super::{Log, PlanFlags, plan};
 use crate::job::load;
 use crate::job::plan::Plan;
@@ -106,6 +107,7 @@ fn read(plan: &Plan, logs: &[Log], n_readers: usize) -> (Vec<(u32, i64)>, [u64; 
         logs,
         kinds: &kinds,
         denied: &denied,
+        deleted: &Deleted::default(),
         files: None,
         splits: &splits,
         next: &next,
@@ -170,6 +172,7 @@ fn a_reader_stops_when_nobody_listens() {
         logs: &logs,
         kinds: &kinds,
         denied: &denied,
+        deleted: &Deleted::default(),
         files: None,
         splits: &splits,
         next: &next,

@@ -8,7 +8,7 @@ use arrow::array::{Array, RecordBatch};
 
 use super::{Refused, input_file};
 use crate::job::plan::{FilePlan, Plan};
-use crate::job::spec::{FilterValue, Items};
+use crate::job::spec::{FilterValue, IdList, Items};
 use crate::schema::{self, IdColumn};
 use crate::store::{self, IoRuntime, Location};
 use crate::types::{IdRef, IdType, Ids, shard_of};
@@ -213,17 +213,54 @@ pub(super) fn segments(
 
 /// Reads the users whose rows do not count, as digests.
 pub(super) fn denied_users(runtime: &IoRuntime, plan: &Plan, base: &Path) -> Result<HashSet<u128>> {
-    let mut denied = HashSet::new();
-    if let Some(list) = plan.spec.deny.as_ref().and_then(|deny| deny.users.as_ref()) {
-        let files = &plan.side_tables.deny_users;
-        each_batch(runtime, &list.url, base, files, &[&list.column], |batch| {
+    let list = plan.spec.deny.as_ref().and_then(|deny| deny.users.as_ref());
+    let of =
+        ListOf { list, files: &plan.side_tables.deny_users, kind: ("user", plan.user_id_type) };
+    of.digests(runtime, base)
+}
+
+/// Users and items that are to be gone, as digests.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Deleted {
+    pub(super) users: HashSet<u128>,
+    pub(super) items: HashSet<u128>,
+}
+
+/// Reads who and what is to be gone.
+pub(super) fn deleted(runtime: &IoRuntime, plan: &Plan, base: &Path) -> Result<Deleted> {
+    let lists = plan.spec.delete.as_ref();
+    let users = ListOf {
+        list: lists.and_then(|lists| lists.users.as_ref()),
+        files: &plan.side_tables.delete_users,
+        kind: ("user", plan.user_id_type),
+    };
+    let items = ListOf {
+        list: lists.and_then(|lists| lists.items.as_ref()),
+        files: &plan.side_tables.delete_items,
+        kind: ("item", plan.item_id_type),
+    };
+    Ok(Deleted { users: users.digests(runtime, base)?, items: items.digests(runtime, base)? })
+}
+
+/// A list of ids, its files, and what the ids are of.
+struct ListOf<'a> {
+    list: Option<&'a IdList>,
+    files: &'a [FilePlan],
+    kind: (&'static str, IdType),
+}
+
+impl ListOf<'_> {
+    fn digests(&self, runtime: &IoRuntime, base: &Path) -> Result<HashSet<u128>> {
+        let mut digests = HashSet::new();
+        let Some(list) = self.list else { return Ok(digests) };
+        each_batch(runtime, &list.url, base, self.files, &[&list.column], |batch| {
             let ids = schema::id_column(batch, &list.column)?;
-            check_kind("user", &ids, plan.user_id_type)?;
-            denied.extend((0..ids.len()).filter_map(|row| ids.get_opt(row)).map(IdRef::digest));
+            check_kind(self.kind.0, &ids, self.kind.1)?;
+            digests.extend((0..ids.len()).filter_map(|row| ids.get_opt(row)).map(IdRef::digest));
             Ok(())
         })?;
+        Ok(digests)
     }
-    Ok(denied)
 }
 
 /// A value of a filter as [`schema::text_column`] writes it.

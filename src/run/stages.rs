@@ -95,8 +95,12 @@ fn prepare_histories(worker: &mut Worker<'_>, output: &Output) -> Result<ReadIn>
 fn scan_and_prepare(worker: &mut Worker<'_>, output: &Output) -> Result<ReadIn> {
     let job = worker.job;
     let (plan, runtime, base) = (&job.plan, job.runtime, job.request.base.as_path());
+    let deleted = side::deleted(runtime, plan, base);
+    let deleted = worker.agree(deleted)?;
     let mut from = match job.state.is_some() {
-        true => worker.stage("load state", None, |worker| Ok(state::load(worker, output)))?,
+        true => {
+            worker.stage("load state", None, |worker| Ok(state::load(worker, output, &deleted)))?
+        }
         false => None,
     };
     let files = from.as_ref().map(|(base, _)| &base.files);
@@ -104,7 +108,7 @@ fn scan_and_prepare(worker: &mut Worker<'_>, output: &Output) -> Result<ReadIn> 
     let n_rows = files.map_or_else(all_rows, |files| files.rows_to_read(plan));
     let mut scan = worker.stage("scan", Some((n_rows, "rows")), |worker| {
         let denied = side::denied_users(runtime, plan, base)?;
-        prepare::scan(worker, &denied, files)
+        prepare::scan(worker, (&denied, &deleted), files)
     })?;
     if let Some((_, stored)) = &from {
         scan.count_stored(&stored.counts);

@@ -8,16 +8,19 @@ mod check;
 mod load;
 mod save;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::counts::ScanCounts;
+use super::scan::{DELETED_ITEM, DELETED_USER};
+use super::side::Deleted;
 use super::{checkpoint::chain, sha256_hex};
 use crate::job::plan::{FilePlan, Plan};
 use crate::store::{Output, STATE_FORMAT, StateInput, StateManifest};
+use crate::types::IdRef;
 pub use check::{StateCheck, check_state};
 pub(super) use load::{Stored, load};
 pub(super) use save::save;
@@ -101,8 +104,12 @@ pub(super) struct Files {
 }
 
 impl Files {
-    fn new(plan: &Plan, base: Option<&StateManifest>) -> Self {
+    fn new(plan: &Plan, base: Option<&StateManifest>, left_out: &[u64]) -> Self {
         let known = base.map_or(&[][..], |base| &base.inputs);
+        // Who is no longer to be gone is read again, with the files that held them.
+        let comes_back = base.is_some_and(|base| {
+            base.left_out.iter().any(|mark| left_out.binary_search(mark).is_err())
+        });
         let of_file: BTreeMap<(u32, &str), &StateInput> =
             known.iter().map(|input| ((input.log, input.url.as_str()), input)).collect();
         let mut next = known.iter().map(|input| input.number + 1).max().unwrap_or(0);
@@ -112,7 +119,8 @@ impl Files {
             let (mut numbers, mut kept) = (Vec::new(), Vec::new());
             for file in &source.files {
                 let input = of_file.get(&(log as u32, file.url.as_str()));
-                let is_same = input.is_some_and(|input| is_same(file, input));
+                let is_whole = |input: &StateInput| !comes_back || !has_left_out(input);
+                let is_same = input.is_some_and(|input| is_same(file, input) && is_whole(input));
                 let number = input.map_or(next, |input| input.number);
                 next = next.max(number + 1);
                 if is_same {
@@ -152,6 +160,28 @@ fn is_same(file: &FilePlan, input: &StateInput) -> bool {
     file.etag.is_some() && file.etag == input.etag && file.bytes == input.bytes
 }
 
+/// Whether rows of a file are not in the state as they were to be gone.
+fn has_left_out(input: &StateInput) -> bool {
+    let filtered = &input.counts["filtered"];
+    [DELETED_USER, DELETED_ITEM].iter().any(|reason| filtered[*reason].as_u64().unwrap_or(0) > 0)
+}
+
+/// Marks of what is to be gone, sorted; they differ from job to job.
+fn marks(meaning: &str, deleted: &Deleted) -> Vec<u64> {
+    let seed = |kind: &str| IdRef::Bytes(format!("{kind} {meaning}").as_bytes()).stable_hash(0);
+    let of = |digests: &HashSet<u128>, seed: u64| -> Vec<u64> {
+        let mark = |digest: &u128| IdRef::Bytes(&digest.to_le_bytes()).stable_hash(seed);
+        digests.iter().map(mark).collect()
+    };
+    let mut marks = of(&deleted.users, seed("user"));
+    marks.extend(of(&deleted.items, seed("item")));
+    marks.sort_unstable();
+    marks
+}
+
+/// Rows of the state that are to be gone, by number of their file: of users, and of items.
+type LeftOut = BTreeMap<u32, [u64; 2]>;
+
 /// What this run goes on from.
 pub(super) struct Base {
     meaning: String,
@@ -160,6 +190,10 @@ pub(super) struct Base {
     manifest: Option<StateManifest>,
     /// The files of the plan.
     pub(super) files: Files,
+    /// Marks of what is to be gone.
+    marks: Vec<u64>,
+    /// Rows that the last run kept and this one does not, over all processes.
+    left_out: LeftOut,
 }
 
 impl Base {
@@ -167,8 +201,17 @@ impl Base {
     pub(super) fn add_counts(&self, counts: &mut ScanCounts) -> Result<()> {
         let kept = self.manifest.iter().flat_map(|base| &base.inputs);
         for input in kept.filter(|input| !self.files.gone.contains(&input.number)) {
-            counts.merge(&serde_json::from_value(input.counts.clone())?);
+            counts.merge(&self.counts_of(input)?);
         }
         Ok(())
+    }
+
+    /// What became of the rows of a kept file that this run's state does not hold.
+    fn counts_of(&self, input: &StateInput) -> Result<ScanCounts> {
+        let mut counts: ScanCounts = serde_json::from_value(input.counts.clone())?;
+        let [users, items] = self.left_out.get(&input.number).copied().unwrap_or_default();
+        counts.filter(DELETED_USER, users);
+        counts.filter(DELETED_ITEM, items);
+        Ok(counts)
     }
 }

@@ -101,8 +101,60 @@ fn spec(rng: &mut ChaCha8Rng) -> String {
     spec.push_str("[top_k]\nk = 3\n");
     spec.push_str(maybe(rng, "exclude_seen = [\"view\"]\n"));
     spec.push_str(maybe(rng, "exclude_seen_days = 6\n"));
+    for (of, what) in [("user", "users"), ("item", "items")] {
+        if rng.random_bool(0.3) {
+            spec.push_str(&format!(
+                "[delete.{what}]\nurl = \"s3://shop/{what}.parquet\"\ncolumn = \"{of}\"\n"
+            ));
+        }
+    }
     spec.push_str("[output]\nurl = \"s3://shop/out/\"\n");
     spec
+}
+
+/// Who and what is to be gone.
+type Lists = [Vec<i64>; 2];
+
+/// Adds to the lists of what is to be gone; now and then somebody is to be there again.
+fn change_lists(rng: &mut ChaCha8Rng, [users, items]: &mut Lists, day: i64) {
+    if rng.random_bool(0.4) {
+        users.extend(Row::random(rng, day).user);
+    }
+    if rng.random_bool(0.2) {
+        items.extend(Row::random(rng, day).item);
+    }
+    if rng.random_bool(0.1) {
+        users.pop();
+    }
+}
+
+fn put_lists(world: &World, lists: &Lists, has_text: bool) {
+    for (ids, (of, prefix)) in lists.iter().zip([("user", "u"), ("item", "i")]) {
+        let column: ArrayRef = match has_text {
+            true => Arc::new(StringArray::from_iter_values(
+                ids.iter().map(|id| format!("{prefix}{id}")),
+            )),
+            false => Arc::new(Int64Array::from_iter_values(ids.iter().copied())),
+        };
+        let batch = RecordBatch::try_from_iter([(of, column)]).unwrap();
+        put_object(world, &format!("{of}s.parquet"), parquet(&batch, 100));
+    }
+}
+
+fn parquet(batch: &RecordBatch, group_rows: usize) -> Vec<u8> {
+    let properties = parquet::file::properties::WriterProperties::builder()
+        .set_max_row_group_row_count(Some(group_rows))
+        .build();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+    writer.write(batch).unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+fn put_object(world: &World, key: &str, bytes: Vec<u8>) {
+    let put = world.objects.put(&Key::from(key), bytes.into()).now_or_never();
+    put.expect("a store in memory never waits").unwrap();
 }
 
 type Log = BTreeMap<String, Vec<Row>>;
@@ -133,14 +185,7 @@ fn file(rows: &[Row], has_text: bool, group_rows: usize) -> Vec<u8> {
         columns.map(|(name, column)| (name, column, true)),
     );
     let batch = batch.unwrap();
-    let properties = parquet::file::properties::WriterProperties::builder()
-        .set_max_row_group_row_count(Some(group_rows))
-        .build();
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
-    writer.write(&batch).unwrap();
-    writer.close().unwrap();
-    bytes
+    parquet(&batch, group_rows)
 }
 
 /// What a day does to a log.
@@ -186,9 +231,7 @@ fn put(world: &World, log: &Log, has_text: bool, group_rows: usize) {
         if there.get(name) == Some(&bytes) {
             continue;
         }
-        let key = Key::from(format!("log/{name}"));
-        let put = world.objects.put(&key, bytes.into()).now_or_never();
-        put.expect(at_once).unwrap();
+        put_object(world, &format!("log/{name}"), bytes);
     }
 }
 
@@ -213,13 +256,15 @@ fn an_incremental_run_publishes_the_bytes_of_a_full_one() {
         let (spec, has_text) = (spec(&mut rng), rng.random_bool(0.5));
         let group_rows = rng.random_range(3..50);
         let full_spec = spec.replace("[incremental]\n", "");
-        let (world, mut log) = (World::new(), Log::new());
+        let (world, mut log, mut lists) = (World::new(), Log::new(), Lists::default());
         for day in 0..rng.random_range(2..6) {
             change(&mut rng, &mut log, day);
             if log.is_empty() {
                 continue;
             }
             put(&world, &log, has_text, group_rows);
+            change_lists(&mut rng, &mut lists, day);
+            put_lists(&world, &lists, has_text);
             let date = jiff::civil::date(2023, 11, 15).checked_add(jiff::Span::new().days(day));
             let date = rng.random_bool(0.7).then(|| date.unwrap().to_string());
             let of_day = |spec: &str, run: &str, workers| Request {
@@ -232,6 +277,7 @@ fn an_incremental_run_publishes_the_bytes_of_a_full_one() {
             let incremental = run_on(&world, &runtime, of_day(&spec, "r", workers));
             let other = World::new();
             put(&other, &log, has_text, group_rows);
+            put_lists(&other, &lists, has_text);
             let full = run_on(&other, &runtime, of_day(&full_spec, "r", 1));
             match (incremental, full) {
                 (
@@ -239,6 +285,8 @@ fn an_incremental_run_publishes_the_bytes_of_a_full_one() {
                     Ok(Outcome::Published { manifest: of_full, .. }),
                 ) => {
                     let outcome = Outcome::Published { manifest: manifest.clone(), current };
+                    let state = newest_state_in(&world, &manifest);
+                    assert_gone(&world, &state, &spec, &lists, has_text, &when);
                     let seen = run_files(&world, &manifest);
                     let wanted = run_files(&other, &of_full);
                     let different: Vec<_> =
@@ -270,7 +318,12 @@ fn run_files(world: &World, manifest: &Manifest) -> BTreeMap<String, Vec<u8>> {
 /// A job of two days, which every seed below goes through.
 fn two_days() -> (String, Log, Log) {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
-    let spec = spec(&mut rng);
+    let spec = loop {
+        let spec = spec(&mut rng);
+        if !spec.contains("[delete") {
+            break spec;
+        }
+    };
     let rows = |rng: &mut ChaCha8Rng, day| (0..300).map(|_| Row::random(rng, day)).collect();
     let before = Log::from([("day-0.parquet".to_owned(), rows(&mut rng, 0))]);
     let mut after = before.clone();
@@ -419,4 +472,48 @@ fn old_state_goes_when_no_kept_run_needs_it_and_is_compacted_and_rebuilt_on_dema
     let left = objects(&world.objects, "out/state");
     assert!(left.keys().all(|path| path.starts_with("r3/")), "{:?}", left.keys());
     check(&newest_state(&output));
+}
+
+fn newest_state_in(world: &World, manifest: &Manifest) -> crate::store::StateManifest {
+    let seen = objects(&world.objects, "out");
+    serde_json::from_slice(&seen[&manifest.state.as_ref().unwrap().path]).unwrap()
+}
+
+/// No file of a state names a user or an item that is to be gone.
+fn assert_gone(
+    world: &World,
+    state: &crate::store::StateManifest,
+    spec: &str,
+    lists: &Lists,
+    has_text: bool,
+    when: &str,
+) {
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    let seen = objects(&world.objects, "out");
+    for part in &state.parts {
+        let (list, prefix, name) = match part.kind {
+            crate::store::StateKind::Users { .. } => (&lists[0], "u", "[delete.users]"),
+            crate::store::StateKind::Items => (&lists[1], "i", "[delete.items]"),
+            crate::store::StateKind::Rows { .. } => continue,
+        };
+        if !spec.contains(name) {
+            continue;
+        }
+        let bytes = bytes::Bytes::from(seen[&part.file.path].clone());
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap();
+        for batch in reader.map(Result::unwrap) {
+            let ids = arrow::compute::cast(
+                batch.column_by_name("id").unwrap(),
+                &arrow::datatypes::DataType::Utf8,
+            );
+            let ids = ids.unwrap();
+            for id in arrow::array::AsArray::as_string::<i32>(&ids).iter().flatten() {
+                let is_gone = |gone: &i64| match has_text {
+                    true => format!("{prefix}{gone}") == id,
+                    false => gone.to_string() == id,
+                };
+                assert!(!list.iter().any(is_gone), "{when}: {id} is in {part:?}");
+            }
+        }
+    }
 }

@@ -50,6 +50,9 @@ pub struct StateManifest {
     pub n_items: u32,
     /// Keys of users given so far, by shard.
     pub n_users: Vec<u32>,
+    /// Marks of users and items whose rows were left out, sorted: digests that only this program's runs
+    /// over the same log compare, and no ids.
+    pub left_out: Vec<u64>,
     /// The input files whose rows are there, by number; a number is given once.
     pub inputs: Vec<StateInput>,
     /// The files, in the order in which they were written.

@@ -11,6 +11,7 @@ mod cli;
 mod deployment;
 mod fixture;
 mod gates;
+mod incremental;
 mod input_policy;
 mod jobs;
 mod jobsim;

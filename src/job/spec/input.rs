@@ -288,6 +288,20 @@ pub struct Deny {
     pub users: Option<IdList>,
 }
 
+/// Ids that are to be gone: from every table, and from what runs keep for the next one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Delete {
+    /// People who asked to be forgotten: their events count nowhere, and leave the stored state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = serde_json::json!({"url": "s3://shop/forget.parquet", "column": "user_id"}))]
+    pub users: Option<IdList>,
+    /// Items that are to be as if they had never been.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = serde_json::json!({"url": "s3://shop/never_were/", "column": "sku"}))]
+    pub items: Option<IdList>,
+}
+
 /// A column of ids in Parquet files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

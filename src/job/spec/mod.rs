@@ -24,7 +24,7 @@ pub use checkpoints::Checkpoints;
 pub use gates::Gates;
 pub use incremental::Incremental;
 pub use input::{
-    Deny, EVERY_ROW, EventColumns, Events, IdList, ItemColumns, Items, Negative, TimeUnit,
+    Delete, Deny, EVERY_ROW, EventColumns, Events, IdList, ItemColumns, Items, Negative, TimeUnit,
     UserColumns, Users, ValueScale, Weight,
 };
 pub use models::{
@@ -72,6 +72,12 @@ pub struct Spec {
     /// Items and users that must not come out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deny: Option<Deny>,
+    /// Users and items whose events are as good as never read. The tables are those of a log without
+    /// them, `rejects` aside, which counts unusable rows by place; state holds none of their rows and
+    /// ids from the next run on. `tidemill forget-check` proves it, `tidemill gc --purge` removes the
+    /// generations from before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delete: Option<Delete>,
     /// Which events count, and how much.
     #[serde(default)]
     #[schemars(extend("x-default" = "the defaults of its keys"))]

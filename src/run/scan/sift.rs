@@ -7,11 +7,16 @@ use crate::job::plan::FilePlan;
 use crate::kernels::decay::ValueTransform;
 use crate::kernels::histories::EventKind;
 use crate::run::counts::ScanCounts;
+use crate::run::side::Deleted;
 use crate::schema::{EventBatch, IdColumn, KIND_UNLISTED, TIME_INVALID};
 use crate::types::IdRef;
 
 /// Ids longer than this are taken for garbage.
 const ID_BYTES_MAX: usize = 1_024;
+
+/// Why rows of `[delete] users` and of `[delete] items` do not count.
+pub(in crate::run) const DELETED_USER: &str = "deleted_user";
+pub(in crate::run) const DELETED_ITEM: &str = "deleted_item";
 
 /// Why a row does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,7 @@ impl Sieve<'_> {
             self.keep(Unused::Rejected("time_null_or_out_of_range"), is_valid);
         }
         self.values(first_kind, values);
+        self.deleted(users, items);
         self.note_times();
     }
 
@@ -87,6 +93,19 @@ impl Sieve<'_> {
         }
         if let Some(share) = share {
             self.keep(Unused::Filtered("not_sampled"), |row| is_sampled(users.get(row), share));
+        }
+    }
+
+    /// The last of the checks, so that rows of stored state that are to be gone count as those read.
+    fn deleted(&mut self, users: &IdColumn, items: &IdColumn) {
+        let Deleted { users: gone_users, items: gone_items } = self.context.deleted;
+        if !gone_users.is_empty() {
+            let stays = |row| !gone_users.contains(&users.get(row).digest());
+            self.keep(Unused::Filtered(DELETED_USER), stays);
+        }
+        if !gone_items.is_empty() {
+            let stays = |row| !gone_items.contains(&items.get(row).digest());
+            self.keep(Unused::Filtered(DELETED_ITEM), stays);
         }
     }
 

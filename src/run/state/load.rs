@@ -1,13 +1,14 @@
 //! Reading stored rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
-use super::{Base, Files, StatePlan};
+use super::{Base, Files, LeftOut, StatePlan, marks};
 use crate::kernels::event_rows::EventRows;
 use crate::run::counts::ScanCounts;
+use crate::run::side::Deleted;
 use crate::run::{Job, Worker, prepare};
 use crate::schema::state::{StoredRows, read_keys};
 use crate::store::{self, Location, Output, StateKind, StateManifest, StatePart};
@@ -20,14 +21,19 @@ const BLOCK_ROWS: usize = 1 << 16;
 pub(in crate::run) struct Stored {
     /// Packed rows of files that are as they were, by shard; items are keys.
     pub(in crate::run) blocks: Vec<(u32, Vec<u8>)>,
-    /// Item ids by key.
-    pub(in crate::run) items: Ids,
-    /// Whether a row here has the item of a key.
-    pub(in crate::run) used: Vec<bool>,
+    /// Items.
+    pub(super) items: Keys,
+    /// By key: whether a row here has the item.
+    used: Vec<bool>,
     /// Rows of files that changed or are gone, and how often they are there, by shard.
     pub(super) gone: BTreeMap<u32, Vec<(LogRow, i64)>>,
     /// Users by shard.
     pub(super) users: BTreeMap<u32, Keys>,
+    /// Shards with rows or users that are to be gone.
+    pub(super) unclean: BTreeSet<u32>,
+    /// Whether an item is to be gone.
+    pub(super) items_unclean: bool,
+    left_out: LeftOut,
     /// Oldest and newest event of the blocks, and their bytes.
     pub(in crate::run) counts: ScanCounts,
 }
@@ -42,13 +48,19 @@ pub(super) struct Keys {
 /// Takes what there is to go on from. `None` for a job that is not incremental.
 ///
 /// What one process cannot read makes all of them read all files.
-pub(in crate::run) fn load(worker: &mut Worker<'_>, output: &Output) -> Option<(Base, Stored)> {
+pub(in crate::run) fn load(
+    worker: &mut Worker<'_>,
+    output: &Output,
+    deleted: &Deleted,
+) -> Option<(Base, Stored)> {
     let StatePlan { meaning, base, from } = worker.job.state.clone()?;
-    let files = Files::new(&worker.job.plan, base.as_ref());
+    let marks = marks(&meaning, deleted);
+    let files = Files::new(&worker.job.plan, base.as_ref(), &marks);
     let mine = prepare::owned_shards(worker);
     let loaded = base.as_ref().map(|base| {
         let location = output.location();
-        let reader = Reader { output, location: &location, base, files: &files, job: worker.job };
+        let (files, job) = (&files, worker.job);
+        let reader = Reader { output, location: &location, base, files, deleted, job };
         worker.pool.install(|| reader.all(&mine))
     });
     if let Some(Err(error)) = &loaded {
@@ -57,14 +69,29 @@ pub(in crate::run) fn load(worker: &mut Worker<'_>, output: &Output) -> Option<(
     }
     let can_all = loaded.as_ref().is_some_and(Result::is_ok);
     let can_all = worker.shell.collectives.all_reduce_min(i64::from(can_all)) == 1;
-    match loaded {
-        Some(Ok(stored)) if can_all => {
-            Some((Base { meaning, from, manifest: base, files }, stored))
-        }
-        _ => {
-            let files = Files::new(&worker.job.plan, None);
-            Some((Base { meaning, from, manifest: None, files }, Stored::nothing(worker.job)))
-        }
+    let (manifest, files, stored) = match loaded {
+        Some(Ok(stored)) if can_all => (base, files, stored),
+        _ => (None, Files::new(&worker.job.plan, None, &marks), Stored::nothing(worker.job)),
+    };
+    let left_out = agree_on_left_out(worker, &stored.left_out);
+    Some((Base { meaning, from, manifest, files, marks, left_out }, stored))
+}
+
+/// Adds up what all processes leave out.
+fn agree_on_left_out(worker: &mut Worker<'_>, mine: &LeftOut) -> LeftOut {
+    let mine = serde_json::to_vec(mine).expect("counts are plain data");
+    let mut sum = LeftOut::new();
+    for part in worker.shell.collectives.all_gather(mine.into()) {
+        let part: LeftOut = serde_json::from_slice(&part).expect("a peer sends counts");
+        add_left_out(&mut sum, part);
+    }
+    sum
+}
+
+fn add_left_out(sum: &mut LeftOut, part: LeftOut) {
+    for (file, [users, items]) in part {
+        let of_file = sum.entry(file).or_default();
+        *of_file = [of_file[0] + users, of_file[1] + items];
     }
 }
 
@@ -72,10 +99,13 @@ impl Stored {
     fn nothing(job: &Job<'_>) -> Self {
         Self {
             blocks: Vec::new(),
-            items: Ids::new(job.plan.item_id_type),
+            items: Keys { keys: Vec::new(), ids: Ids::new(job.plan.item_id_type) },
             used: Vec::new(),
             gone: BTreeMap::new(),
             users: BTreeMap::new(),
+            unclean: BTreeSet::new(),
+            items_unclean: false,
+            left_out: LeftOut::new(),
             counts: ScanCounts::new(),
         }
     }
@@ -84,17 +114,21 @@ impl Stored {
 impl Stored {
     /// Ids of the items that rows here have.
     pub(in crate::run) fn used_items(&self) -> Ids {
-        let used = (0..self.items.len()).filter(|&key| self.used[key]);
-        self.items.take(used).sorted_unique()
+        let Keys { keys, ids } = &self.items;
+        let used = (0..keys.len()).filter(|&place| self.used[keys[place] as usize]);
+        ids.take(used).sorted_unique()
     }
 
     /// By key, the rank of the item in a dictionary that holds those used.
     pub(in crate::run) fn ranks(&self, dictionary: &Ids) -> Vec<u32> {
-        let rank = |key: usize| match self.used[key] {
-            true => dictionary.find_sorted(self.items.get(key)).expect("it is used") as u32,
-            false => u32::MAX,
-        };
-        (0..self.items.len()).into_par_iter().with_min_len(1 << 12).map(rank).collect()
+        let mut ranks = vec![u32::MAX; self.used.len()];
+        for (&key, id) in self.items.keys.iter().zip(self.items.ids.iter()) {
+            if self.used[key as usize] {
+                let rank = dictionary.find_sorted(id).expect("the dictionary holds what is used");
+                ranks[key as usize] = rank as u32;
+            }
+        }
+        ranks
     }
 }
 
@@ -103,6 +137,7 @@ struct Reader<'a> {
     location: &'a Location,
     base: &'a StateManifest,
     files: &'a Files,
+    deleted: &'a Deleted,
     job: &'a Job<'a>,
 }
 
@@ -112,6 +147,8 @@ struct OfShard {
     used: Vec<bool>,
     gone: Vec<(LogRow, i64)>,
     users: Keys,
+    is_unclean: bool,
+    left_out: LeftOut,
     counts: ScanCounts,
 }
 
@@ -119,17 +156,25 @@ impl Reader<'_> {
     fn all(&self, mine: &[u32]) -> Result<Stored> {
         let parts = self.base.parts.iter().filter(|part| part.kind == StateKind::Items);
         let items = self.keys(parts, Ids::new(self.job.plan.item_id_type))?;
-        if !items.keys.iter().copied().eq(0..self.base.n_items) {
-            bail!("the keys of items are not 0 to {}", self.base.n_items);
+        let mut of_key = vec![Item::None; self.base.n_items as usize];
+        for (&key, id) in items.keys.iter().zip(items.ids.iter()) {
+            let Some(of_key) = of_key.get_mut(key as usize) else {
+                bail!("item key {key} is none")
+            };
+            let is_gone = self.deleted.items.contains(&id.digest());
+            *of_key = if is_gone { Item::Gone } else { Item::Unused };
         }
         let mut stored = Stored::nothing(self.job);
-        (stored.items, stored.used) = (items.ids, vec![false; items.keys.len()]);
-        let of_shards = mine.par_iter().with_max_len(1).map(|&shard| self.shard(shard));
+        (stored.items, stored.used) = (items, vec![false; of_key.len()]);
+        stored.items_unclean = of_key.contains(&Item::Gone);
+        let of_shards = mine.par_iter().with_max_len(1).map(|&shard| self.shard(shard, &of_key));
         let of_shards: Vec<OfShard> = of_shards.collect::<Result<_>>()?;
         for (&shard, of_shard) in mine.iter().zip(of_shards) {
             stored.blocks.extend(of_shard.blocks.into_iter().map(|block| (shard, block)));
             stored.used.iter_mut().zip(of_shard.used).for_each(|(all, one)| *all |= one);
             stored.gone.insert(shard, of_shard.gone);
+            stored.unclean.extend(of_shard.is_unclean.then_some(shard));
+            add_left_out(&mut stored.left_out, of_shard.left_out);
             stored.users.insert(shard, of_shard.users);
             stored.counts.merge(&of_shard.counts);
         }
@@ -148,10 +193,11 @@ impl Reader<'_> {
         Ok(keys)
     }
 
-    fn shard(&self, shard: u32) -> Result<OfShard> {
+    fn shard(&self, shard: u32, items: &[Item]) -> Result<OfShard> {
         let parts = self.base.parts.iter().filter(|part| part.is_users_of(shard));
         let users = self.keys(parts, Ids::new(self.job.plan.user_id_type))?;
-        let mut rows = Taken::new(self, &users, self.base.n_users[shard as usize])?;
+        let n_users = self.base.n_users[shard as usize];
+        let mut rows = Taken::new(self, &users, n_users, items)?;
         let parts: Vec<_> = self.base.parts.iter().filter(|part| part.is_rows_of(shard)).collect();
         let takes_back =
             |part: &&StatePart| matches!(part.kind, StateKind::Rows { takes_back: true, .. });
@@ -171,8 +217,8 @@ impl Reader<'_> {
                 self.each_row(part, |row, copies| rows.take(row, copies))?;
             }
         }
-        let (blocks, used, gone, counts) = rows.finish();
-        Ok(OfShard { blocks, used, gone, users, counts })
+        let Finished { blocks, used, gone, is_unclean, left_out, counts } = rows.finish();
+        Ok(OfShard { blocks, used, gone, users, is_unclean, left_out, counts })
     }
 
     fn each_row(
@@ -207,20 +253,55 @@ pub(super) fn summed(mut rows: Vec<(LogRow, i64)>) -> Vec<(LogRow, i64)> {
     sums
 }
 
+/// What is known of an item key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Item {
+    /// Never given, or given up.
+    None,
+    /// It is to be gone.
+    Gone,
+    /// No row has been seen yet.
+    Unused,
+    Used,
+}
+
+/// What is known of a user key.
+#[derive(Clone, Copy)]
+struct User {
+    /// Where the id is, [`NOBODY`] for a key never given or given up.
+    place: u32,
+    /// Whether the user is to be gone.
+    is_gone: bool,
+    /// The hash that decides the shard.
+    hash: u64,
+}
+
 /// Rows of a shard on their way into blocks.
 struct Taken<'a> {
     files: &'a Files,
     users: &'a Keys,
-    /// By key: the place of the user, and the hash that decides the shard.
-    of_key: Vec<(u32, u64)>,
+    /// By key.
+    of_user: Vec<User>,
+    of_item: Vec<Item>,
     has_digests: bool,
     as_of_us: i64,
     /// By kind: whether its log says when things happened.
     has_times: Vec<bool>,
     rows: EventRows,
     blocks: Vec<Vec<u8>>,
+    gone: Vec<(LogRow, i64)>,
+    is_unclean: bool,
+    left_out: LeftOut,
+    counts: ScanCounts,
+}
+
+/// What has become of the rows of a shard.
+struct Finished {
+    blocks: Vec<Vec<u8>>,
     used: Vec<bool>,
     gone: Vec<(LogRow, i64)>,
+    is_unclean: bool,
+    left_out: LeftOut,
     counts: ScanCounts,
 }
 
@@ -228,45 +309,58 @@ struct Taken<'a> {
 const NOBODY: u32 = u32::MAX;
 
 impl<'a> Taken<'a> {
-    fn new(reader: &Reader<'a>, users: &'a Keys, n_keys: u32) -> Result<Self> {
+    fn new(reader: &Reader<'a>, users: &'a Keys, n_keys: u32, items: &[Item]) -> Result<Self> {
         let plan = &reader.job.plan;
-        let mut of_key = vec![(NOBODY, 0); n_keys as usize];
+        let nobody = User { place: NOBODY, is_gone: false, hash: 0 };
+        let mut of_user = vec![nobody; n_keys as usize];
         for (place, &key) in users.keys.iter().enumerate() {
-            let Some(of_key) = of_key.get_mut(key as usize) else {
-                bail!("user key {key} is none")
-            };
-            *of_key = (place as u32, shard_hash(users.ids.get(place)));
+            let Some(user) = of_user.get_mut(key as usize) else { bail!("user key {key} is none") };
+            let id = users.ids.get(place);
+            let is_gone = reader.deleted.users.contains(&id.digest());
+            *user = User { place: place as u32, is_gone, hash: shard_hash(id) };
         }
         Ok(Self {
             files: reader.files,
             users,
-            of_key,
+            is_unclean: of_user.iter().any(|user| user.is_gone),
+            of_user,
+            of_item: items.to_vec(),
             has_digests: plan.sources.iter().any(|source| source.columns.id.is_some()),
             as_of_us: plan.as_of_us.unwrap_or(i64::MAX),
             has_times: plan.kinds_with_times(),
             rows: EventRows::new_like(&users.ids),
             blocks: Vec::new(),
-            used: vec![false; reader.base.n_items as usize],
             gone: Vec::new(),
+            left_out: LeftOut::new(),
             counts: ScanCounts::new(),
         })
     }
 
     #[inline]
     fn take(&mut self, row: LogRow, copies: i64) -> Result<()> {
-        if self.files.gone.contains(&row.file) {
+        let user = self.of_user.get(row.user as usize).filter(|user| user.place != NOBODY);
+        let item = self.of_item.get_mut(row.item as usize).filter(|item| **item != Item::None);
+        let is_kind = usize::from(row.kind) < self.has_times.len();
+        let (Some(&User { place, is_gone, hash }), Some(item), true) = (user, item, is_kind) else {
+            bail!("row {row:?} has a key or a kind that is none");
+        };
+        let is_file_gone = self.files.gone.contains(&row.file);
+        if is_gone || *item == Item::Gone {
+            self.is_unclean = true;
+            if !is_file_gone {
+                let of_file = self.left_out.entry(row.file).or_default();
+                of_file[usize::from(!is_gone)] += copies.unsigned_abs();
+            }
+            return Ok(());
+        }
+        if is_file_gone {
             self.gone.push((row, copies));
             return Ok(());
         }
-        if usize::from(row.kind) >= self.has_times.len() {
-            bail!("row {row:?} is of a kind that is none");
+        if copies < 1 {
+            bail!("row {row:?} is there {copies} times");
         }
-        let user = self.of_key.get(row.user as usize).filter(|(place, _)| *place != NOBODY);
-        let used = self.used.get_mut(row.item as usize);
-        let (Some(&(place, hash)), Some(used), 1..) = (user, used, copies) else {
-            bail!("row {row:?} has {copies} copies, or keys that are none");
-        };
-        *used = true;
+        *item = Item::Used;
         let id = self.users.ids.get(place as usize);
         for _ in 0..copies {
             let rows = &mut self.rows;
@@ -301,10 +395,12 @@ impl<'a> Taken<'a> {
         self.blocks.push(packed);
     }
 
-    fn finish(mut self) -> (Vec<Vec<u8>>, Vec<bool>, Vec<(LogRow, i64)>, ScanCounts) {
+    fn finish(mut self) -> Finished {
         if !self.rows.is_empty() {
             self.flush();
         }
-        (self.blocks, self.used, self.gone, self.counts)
+        let used = self.of_item.iter().map(|item| *item == Item::Used).collect();
+        let Self { blocks, gone, is_unclean, left_out, counts, .. } = self;
+        Finished { blocks, used, gone, is_unclean, left_out, counts }
     }
 }

@@ -43,7 +43,8 @@ pub(in crate::run) fn save(
     let job = worker.job;
     let (n_shards, peers) = (job.plan.n_shards, worker.shell.peers);
     let mut gone = std::mem::take(&mut stored.gone);
-    let items = ItemKeys::new(&stored.items, dictionary);
+    let n_known = base.manifest.as_ref().map_or(0, |base| base.n_items);
+    let items = ItemKeys::new(&stored.items, n_known, dictionary);
     let writer = Writer { job, output, base: &base, stored: &stored, items: &items };
     let mine: Vec<_> = prepare::owned_shards(worker)
         .into_iter()
@@ -73,8 +74,8 @@ pub(in crate::run) fn save(
     });
     let written = written.and_then(|mut parts| {
         parts.extend(shards.iter_mut().flat_map(|of_shard| std::mem::take(&mut of_shard.parts)));
-        if worker.shell.index == 0 && items.keys_end() > items.n_known {
-            parts.push(writer.put_items(dictionary)?);
+        if worker.shell.index == 0 {
+            parts.extend(writer.put_items(dictionary)?);
         }
         Ok(parts)
     });
@@ -92,13 +93,18 @@ struct ItemKeys {
 }
 
 impl ItemKeys {
-    fn new(known: &Ids, dictionary: &Ids) -> Self {
+    /// `n_known`: keys that were given before, some of them perhaps given up.
+    fn new(known: &Keys, n_known: u32, dictionary: &Ids) -> Self {
         let mut interner = Interner::new_like(dictionary);
-        known.iter().for_each(|id| {
+        known.ids.iter().for_each(|id| {
             interner.intern(id);
         });
-        let of_rank = dictionary.iter().map(|id| interner.intern(id)).collect();
-        Self { n_known: known.len() as u32, of_rank }
+        let key = |code: u32| match known.keys.get(code as usize) {
+            Some(&key) => key,
+            None => n_known + (code - known.keys.len() as u32),
+        };
+        let of_rank = dictionary.iter().map(|id| key(interner.intern(id))).collect();
+        Self { n_known, of_rank }
     }
 
     /// One above the last key.
@@ -190,7 +196,7 @@ impl Writer<'_> {
             let new = rows.into_iter().map(|row| ((shard, row), 1));
             let gone = gone.into_iter().map(|(row, copies)| ((shard, row), -copies));
             of_shard.changes = new.chain(gone).collect();
-            let new = users.n_known..users.keys.len();
+            let new = (users.n_known..users.keys.len()).collect();
             of_shard.parts.extend(self.put_users(shard, users, new)?);
             return Ok(of_shard);
         }
@@ -198,8 +204,11 @@ impl Writer<'_> {
             .blocks(shard, true)
             .for_each(|block| self.each_row(&block, &mut users, |row| rows.push(row)));
         let rows = summed(rows.into_iter().map(|row| (row, 1)).collect());
-        let all = 0..users.keys.len();
-        of_shard.parts.extend(self.put_users(shard, users, all)?);
+        // Those without a row are given up, with their keys.
+        let with_rows: BTreeSet<u32> = rows.iter().map(|(row, _)| row.user).collect();
+        let codes = (0..users.keys.len()).filter(|&code| with_rows.contains(&users.keys[code]));
+        let codes = codes.collect();
+        of_shard.parts.extend(self.put_users(shard, users, codes)?);
         if !rows.is_empty() {
             of_shard.parts.push(self.put_rows(shard, &rows)?);
         }
@@ -217,7 +226,7 @@ impl Writer<'_> {
     /// Whether a shard is written anew, as so many changes and the runs that are there ask for it.
     fn is_rewritten(&self, shard: u32, n_changes: usize) -> bool {
         let Some(base) = &self.base.manifest else { return true };
-        if self.base.from == StateUse::Compact {
+        if self.base.from == StateUse::Compact || self.stored.unclean.contains(&shard) {
             return true;
         }
         let runs: Vec<u64> = base
@@ -248,23 +257,30 @@ impl Writer<'_> {
         &self,
         shard: u32,
         users: UserKeys,
-        codes: std::ops::Range<usize>,
+        codes: Vec<usize>,
     ) -> Result<Option<StatePart>> {
         if codes.is_empty() {
             return Ok(None);
         }
-        let (ids, keys) = (users.interner.into_ids().take(codes.clone()), &users.keys[codes]);
+        let keys: Vec<u32> = codes.iter().map(|&code| users.keys[code]).collect();
+        let ids = users.interner.into_ids().take(codes);
         let id_type = self.job.plan.user_id_type;
-        self.put_keys(StateKind::Users { shard }, keys, &ids, id_type).map(Some)
+        self.put_keys(StateKind::Users { shard }, &keys, &ids, id_type).map(Some)
     }
 
-    /// The items that this generation adds.
-    fn put_items(&self, dictionary: &Ids) -> Result<StatePart> {
+    /// The items that this generation adds, or all that it has where some are to be gone.
+    fn put_items(&self, dictionary: &Ids) -> Result<Option<StatePart>> {
         let of_rank = &self.items.of_rank;
-        let new = (0..of_rank.len()).filter(|&rank| of_rank[rank] >= self.items.n_known);
-        let keys: Vec<u32> = new.clone().map(|rank| of_rank[rank]).collect();
+        let first = if self.stored.items_unclean { 0 } else { self.items.n_known };
+        let mut new: Vec<usize> =
+            (0..of_rank.len()).filter(|&rank| of_rank[rank] >= first).collect();
+        if new.is_empty() {
+            return Ok(None);
+        }
+        new.sort_unstable_by_key(|&rank| of_rank[rank]);
+        let keys: Vec<u32> = new.iter().map(|&rank| of_rank[rank]).collect();
         let ids = dictionary.take(new);
-        self.put_keys(StateKind::Items, &keys, &ids, self.job.plan.item_id_type)
+        self.put_keys(StateKind::Items, &keys, &ids, self.job.plan.item_id_type).map(Some)
     }
 
     fn put_keys(
@@ -314,7 +330,7 @@ impl Writer<'_> {
         }
         new.sort_unstable_by_key(|part| part.kind);
         let stays = |part: &&StatePart| match part.kind {
-            StateKind::Items => true,
+            StateKind::Items => !self.stored.items_unclean,
             StateKind::Users { shard } | StateKind::Rows { shard, .. } => {
                 !rewritten.contains(&shard)
             }
@@ -328,6 +344,7 @@ impl Writer<'_> {
             item_id_type: plan.item_id_type,
             n_items: self.items.keys_end(),
             n_users,
+            left_out: self.base.marks.clone(),
             inputs: self.inputs(counted)?,
             parts: before.cloned().chain(new).collect(),
         })
@@ -342,7 +359,8 @@ impl Writer<'_> {
             for (at, file) in source.files.iter().enumerate() {
                 let number = self.base.files.number(log, at);
                 if self.base.files.is_kept(log, at) {
-                    inputs.push(known[&number].clone());
+                    let counts = serde_json::to_value(self.base.counts_of(known[&number])?)?;
+                    inputs.push(StateInput { counts, ..known[&number].clone() });
                     continue;
                 }
                 let none = ScanCounts::new();

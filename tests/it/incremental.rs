@@ -1,0 +1,138 @@
+//! Runs that go on from the last one, by the binary, on one process and on several.
+
+use std::fs;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use serde_json::Value;
+
+use crate::fixture::{Sandbox, digests, read_parquet, shuffled, write_parquet};
+
+const SPEC: &str = r#"
+name = "days"
+shards = 8
+[[events]]
+url = "log/"
+columns = { user = "user_id", item = "item_id", time = "timestamp", event = "event" }
+[events.weights]
+view = 1.0
+purchase = 5.0
+[history]
+window_days = 60
+half_life_days = 30
+[popularity]
+[debias]
+[item_neighbors]
+[als]
+n_factors = 8
+iterations = 2
+[top_k]
+k = 10
+candidates = { als = 1.0, item_neighbors = 1.0 }
+[output]
+url = "out/"
+"#;
+
+struct Shop {
+    sandbox: Sandbox,
+    events: RecordBatch,
+}
+
+impl Shop {
+    fn new() -> Self {
+        let sandbox = Sandbox::new();
+        let sizes = ["--users", "2000", "--items", "300", "--events", "40000"];
+        let made = sandbox.tidemill(&[&["generate", "shop"], &sizes[..]].concat());
+        assert!(made.status.success());
+        sandbox.spec(SPEC);
+        let events = read_parquet(&sandbox.path("shop/events.parquet"));
+        let events = concat_batches(&events[0].schema(), &events).unwrap();
+        Self { events: shuffled(&events, 11), sandbox }
+    }
+
+    /// Writes some of the events as a file of the log.
+    fn write(&self, name: &str, rows: std::ops::Range<usize>) {
+        let rows = self.events.slice(rows.start, rows.len());
+        write_parquet(&self.sandbox.path("log").join(name), &rows, 1_000);
+    }
+
+    /// Runs the job from the last state; the tables must be those of a run without state. Gives what the
+    /// stages say.
+    fn run(&self, processes: &str) -> Value {
+        let flags = ["--since-last", "--local-processes", processes, "--threads", "1"];
+        let outcome = self.sandbox.run(&flags);
+        let full = self.sandbox.run(&["--set", "output.url=full/", "--force"]);
+        let (found, wanted) = (digests(&outcome["manifest"]), digests(&full["manifest"]));
+        assert_eq!(found, wanted, "{processes} processes");
+        outcome["manifest"].clone()
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let output = self.sandbox.tidemill(args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+fn of_stage<'a>(manifest: &'a Value, stage: &str, key: &str) -> &'a Value {
+    let stages = manifest["stages"].as_array().unwrap();
+    &stages.iter().find(|found| found["name"] == stage).unwrap()[key]
+}
+
+#[test]
+fn a_log_that_grows_and_changes_is_followed_by_any_number_of_processes() {
+    let shop = Shop::new();
+    shop.write("day-1.parquet", 0..30_000);
+    let first = shop.run("1");
+    assert_eq!(of_stage(&first, "state", "shards_rewritten"), 8);
+    let steps: [(&str, &dyn Fn(), &str); 5] = [
+        ("a new day", &|| shop.write("day-2.parquet", 30_000..31_000), "3"),
+        ("another", &|| shop.write("day-3.parquet", 31_000..31_400), "1"),
+        ("late rows in an old file", &|| shop.write("day-2.parquet", 29_900..31_050), "2"),
+        ("a file twice", &|| shop.write("copy.parquet", 31_000..31_400), "3"),
+        ("a file less", &|| fs::remove_file(shop.sandbox.path("log/day-3.parquet")).unwrap(), "2"),
+    ];
+    for (what, change, processes) in steps {
+        change();
+        let manifest = shop.run(processes);
+        assert_eq!(of_stage(&manifest, "state", "shards_rewritten"), 0, "{what}");
+        let changed = of_stage(&manifest, "state", "rows_changed").as_i64().unwrap();
+        let wanted = match what {
+            "a new day" => 1_000,
+            "late rows in an old file" => 150,
+            _ => 400,
+        };
+        // Equal rows are one change.
+        assert!((wanted - 20..=wanted).contains(&changed), "{what}: {changed} rows changed");
+    }
+    let shown = shop.json(&["state", "show", "job.toml", "--json"]);
+    assert_eq!(shown["runs_of_a_shard_max"], 6, "{shown}");
+    let verified = shop.json(&["state", "verify", "out", "--json"]);
+    assert_eq!(verified["problems"], serde_json::json!([]));
+    assert_eq!(verified["found"]["rows"], 30_000 + 1_150 + 400);
+    let compacted = shop.json(&["state", "compact", "job.toml", "--json"]);
+    assert_eq!(of_stage(&compacted["manifest"], "state", "shards_rewritten"), 8);
+    let shown = shop.json(&["state", "show", "job.toml", "--json"]);
+    assert_eq!(shown["runs_of_a_shard_max"], 1);
+}
+
+#[test]
+fn state_that_is_damaged_is_told() {
+    let shop = Shop::new();
+    shop.write("day-1.parquet", 0..3_000);
+    shop.run("1");
+    let parts = fs::read_dir(shop.sandbox.path("out/state")).unwrap().next().unwrap().unwrap();
+    let part = parts.path().join("rows-00003.parquet");
+    let mut bytes = fs::read(&part).unwrap();
+    bytes[40] ^= 1;
+    fs::write(&part, bytes).unwrap();
+    let output = shop.sandbox.tidemill(&["state", "verify", "job.toml"]);
+    assert_eq!(output.status.code(), Some(65));
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(out.contains("rows-00003.parquet\" has SHA-256"), "{out}");
+    assert!(err.contains("tidemill state rebuild"), "{err}");
+    let none = shop.sandbox.tidemill(&["state", "show", "full"]);
+    assert_eq!(none.status.code(), Some(66));
+}
