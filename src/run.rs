@@ -32,6 +32,7 @@ mod checkpoint_tests;
 mod counts;
 #[cfg(test)]
 mod crash_tests;
+mod forget;
 mod gates;
 mod history;
 mod lists;
@@ -62,6 +63,7 @@ mod vectors_tests;
 
 pub use attempts::{report_lost, run, run_reported};
 pub use counts::{Rejected, ScanCounts};
+pub use forget::{ForgetCheck, Forgotten, Holding, forget_check};
 pub use history::{UserEvent, events_of_user};
 pub use memory::{MemoryEstimate, predicted_memory};
 pub use planning::{BadFile, PlanFlags, plan};
@@ -73,6 +75,7 @@ pub use profile::Profile;
 pub use refused::{Refused, code, exit_code};
 pub use report::{InputSummary, Report};
 pub use search::{Hit, nearest};
+pub use side::listed_to_delete;
 pub use state::{StateCheck, StateUse, check_state};
 pub use vectors::scaled_to_one;
 

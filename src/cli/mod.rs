@@ -17,6 +17,7 @@ const INSTRUCTIONS: &str = "TIDEMILL_INSTRUCTIONS";
 mod calibrate;
 mod check;
 mod clock;
+mod forget;
 mod generate;
 #[cfg(test)]
 mod generate_tests;
@@ -75,6 +76,7 @@ enum Command {
     Verify(published_runs::VerifyArgs),
     Rollback(published_runs::RollbackArgs),
     Gc(published_runs::GcArgs),
+    ForgetCheck(forget::ForgetCheckArgs),
     State(state::StateArgs),
     Init(init::InitArgs),
     Generate(generate::GenerateArgs),
@@ -100,6 +102,7 @@ pub fn dispatch(cli: &Cli) -> Result<u8> {
         Command::Verify(args) => published_runs::verify(args),
         Command::Rollback(args) => published_runs::rollback(args),
         Command::Gc(args) => published_runs::gc(args),
+        Command::ForgetCheck(args) => forget::forget_check(args),
         Command::Init(args) => init::run(args),
         Command::Generate(args) => generate::run(args),
     };

@@ -8,7 +8,9 @@ use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::{Value, json};
 
+use super::forget::{self, IdArgs, Purge};
 use super::{SpecArgs, clock, print, progress};
+use crate::job::Spec;
 use crate::run::{self, Refused};
 use crate::store::{
     Collection, CollectionRules, Current, IoRuntime, Log, LogEntry, Output, Standing, Verification,
@@ -29,15 +31,22 @@ pub(super) struct OutputArgs {
 }
 
 impl OutputArgs {
-    pub(super) fn open(&self) -> Result<Output> {
+    /// The spec and the folder its paths are relative to, where a spec is given.
+    pub(super) fn spec(&self) -> Result<Option<(Spec, PathBuf)>> {
         if !self.of.ends_with(".toml") {
-            let runtime = IoRuntime::new()?;
-            return Ok(Output::open(&runtime, &self.of, Path::new(""))?);
+            return Ok(None);
         }
         let spec_args = SpecArgs::of(PathBuf::from(&self.of), self.set.clone());
-        let spec = spec_args.load()?;
+        Ok(Some((spec_args.load()?, spec_args.base())))
+    }
+
+    pub(super) fn open(&self) -> Result<Output> {
+        let Some((spec, base)) = self.spec()? else {
+            let runtime = IoRuntime::new()?;
+            return Ok(Output::open(&runtime, &self.of, Path::new(""))?);
+        };
         let runtime = run::runtime(&spec)?;
-        Output::open(&runtime, &spec.output.url, &spec_args.base()).map_err(|error| {
+        Output::open(&runtime, &spec.output.url, &base).map_err(|error| {
             Refused::no_input(anyhow!(error).context("nothing is published; run the job first"))
         })
     }
@@ -249,7 +258,8 @@ completed are not listed by stores in a common way; let the bucket's lifecycle r
 
 Examples:
   tidemill gc jobs/nightly.toml
-  tidemill gc jobs/nightly.toml --keep 14 --delete")]
+  tidemill gc jobs/nightly.toml --keep 14 --delete
+  tidemill gc jobs/nightly.toml --purge --delete --signed-off-by 'A. Person'")]
 pub(super) struct GcArgs {
     #[command(flatten)]
     output: OutputArgs,
@@ -262,9 +272,23 @@ pub(super) struct GcArgs {
     /// Delete; without it, only show what would go
     #[arg(long)]
     delete: bool,
+    /// Remove every generation that holds somebody who is to be gone (--user, --item, or the lists of
+    /// [delete]), whatever --keep and --grace-hours say, and all checkpoints; writes a receipt
+    #[arg(long)]
+    purge: bool,
+    #[command(flatten)]
+    ids: IdArgs,
+    /// Who answers for the purge, for the receipt
+    #[arg(long, value_name = "NAME", requires = "purge")]
+    signed_off_by: Option<String>,
 }
 
 pub(super) fn gc(args: &GcArgs) -> Result<()> {
+    if args.purge {
+        let GcArgs { output, ids, delete, .. } = args;
+        let signed_off_by = args.signed_off_by.as_deref();
+        return forget::purge(&Purge { output, ids, signed_off_by, delete: *delete });
+    }
     let output = args.output.open()?;
     let grace_us = i64::from(args.grace_hours) * 3_600_000_000;
     let rules = CollectionRules { keep: args.keep, grace_us, now_us: clock::now_us() };

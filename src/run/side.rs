@@ -8,7 +8,7 @@ use arrow::array::{Array, RecordBatch};
 
 use super::{Refused, input_file};
 use crate::job::plan::{FilePlan, Plan};
-use crate::job::spec::{FilterValue, IdList, Items};
+use crate::job::spec::{FilterValue, IdList, Items, Spec};
 use crate::schema::{self, IdColumn};
 use crate::store::{self, IoRuntime, Location};
 use crate::types::{IdRef, IdType, Ids, shard_of};
@@ -240,6 +240,35 @@ pub(super) fn deleted(runtime: &IoRuntime, plan: &Plan, base: &Path) -> Result<D
         kind: ("item", plan.item_id_type),
     };
     Ok(Deleted { users: users.digests(runtime, base)?, items: items.digests(runtime, base)? })
+}
+
+/// The ids that `[delete]` lists, as text: users, then items.
+///
+/// # Errors
+/// A list that cannot be read.
+pub fn listed_to_delete(
+    runtime: &IoRuntime,
+    spec: &Spec,
+    base: &Path,
+) -> Result<[BTreeSet<String>; 2]> {
+    let lists = spec.delete.as_ref();
+    let users = lists.and_then(|lists| lists.users.as_ref());
+    let items = lists.and_then(|lists| lists.items.as_ref());
+    let read = |list: Option<&IdList>| -> Result<BTreeSet<String>> {
+        let mut found = BTreeSet::new();
+        let Some(list) = list else { return Ok(found) };
+        let location = Location::open(runtime, &list.url, base)?;
+        for file in store::list_inputs(&location)?.files {
+            for batch in store::read_all(&location, &file, Some(&[&list.column]))? {
+                let ids = schema::id_column(&batch, &list.column)?;
+                let ids =
+                    (0..ids.len()).filter_map(|row| ids.get_opt(row).map(|id| id.to_string()));
+                found.extend(ids);
+            }
+        }
+        Ok(found)
+    };
+    Ok([read(users)?, read(items)?])
 }
 
 /// A list of ids, its files, and what the ids are of.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{ObjectMeta, ObjectStore};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{CHECKPOINTS, checkpoint_of};
 use super::error::PublishError;
@@ -42,6 +42,26 @@ pub struct Collection {
     pub bytes: u64,
     /// The entry of the log that gives the runs up; absent where nothing was done.
     pub generation: Option<u64>,
+}
+
+/// An object that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Where it was, relative to the output.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its version, as the store told it.
+    pub e_tag: Option<String>,
+}
+
+/// What [`Output::purge`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Purge {
+    /// The entry of the log that gives the runs up; absent where one did before.
+    pub generation: Option<u64>,
+    /// The objects that went.
+    pub objects: Vec<Removed>,
 }
 
 /// What the output holds, by run.
@@ -111,6 +131,71 @@ impl Output {
         let objects = inventory.objects_of(&runs, &log, rules);
         self.delete_all(objects.iter().map(|object| object.location.clone()))?;
         Ok(done)
+    }
+
+    /// Removes `runs`, whatever rules would keep, with the state that no other run needs and all
+    /// checkpoints: an entry of the log first, as [`Output::collect`] does. Runs that go on lose their
+    /// checkpoints and nothing else.
+    ///
+    /// # Errors
+    /// As [`Output::collect`]; [`PublishError::InUse`] where readers see one of them.
+    pub fn purge(
+        &self,
+        runs: &BTreeSet<String>,
+        now: &str,
+        nonce: &str,
+    ) -> Result<Purge, PublishError> {
+        let mut inventory = self.inventory()?;
+        let log = self.read_log()?;
+        let is_seen = |log: &Log| log.current().is_some_and(|run| runs.contains(&run.run_id));
+        let in_use = || PublishError::InUse { path: self.url_of("current.json") };
+        if is_seen(&log) {
+            return Err(in_use());
+        }
+        self.keep_state(&mut inventory, &log, runs);
+        let is_over = |run: &str| log.publications().any(|entry| entry.run.run_id == run);
+        let (is_over, mut generation) =
+            (|path: &str| path.split('/').nth(1).is_some_and(is_over), None);
+        inventory.state.retain(|object| is_over(object.location.as_ref()));
+        let given_up: Vec<String> =
+            runs.iter().filter(|run| !log.is_collected(run)).cloned().collect();
+        if !given_up.is_empty() {
+            let appended =
+                self.append(entry(given_up, now, nonce), |log, _| Ok(is_seen(log).then_some(())))?;
+            match appended {
+                Appended::New(entry) => generation = Some(entry.run.generation),
+                Appended::Settled(()) => return Err(in_use()),
+            }
+        }
+        self.repair()?;
+        let of_runs = runs.iter().filter_map(|run| inventory.runs.get(run)).flatten();
+        let mut objects: Vec<&ObjectMeta> = of_runs.collect();
+        objects.sort_by_key(last);
+        objects.extend(&inventory.state);
+        objects.extend(inventory.checkpoints.values().flatten());
+        self.delete_all(objects.iter().map(|object| object.location.clone()))?;
+        let removed = |object: &&ObjectMeta| Removed {
+            path: object.location.to_string(),
+            bytes: object.size,
+            e_tag: object.e_tag.clone(),
+        };
+        Ok(Purge { generation, objects: objects.iter().map(removed).collect() })
+    }
+
+    /// Checkpoints of all runs, by path.
+    ///
+    /// # Errors
+    /// [`PublishError::Store`].
+    pub fn checkpoint_paths(&self) -> Result<Vec<String>, PublishError> {
+        Ok(self.list(CHECKPOINTS)?.iter().map(|object| object.location.to_string()).collect())
+    }
+
+    /// Reports of runs that failed, by path.
+    ///
+    /// # Errors
+    /// [`PublishError::Store`].
+    pub fn failed_reports(&self) -> Result<Vec<String>, PublishError> {
+        Ok(self.list("_failed")?.iter().map(|object| object.location.to_string()).collect())
     }
 
     /// Takes the files of state that some run which stays goes on from out of the inventory; all of them
@@ -195,10 +280,6 @@ impl Inventory {
     ) -> Vec<&ObjectMeta> {
         let of_runs = runs.iter().filter_map(|run| self.runs.get(run)).flatten();
         let mut objects: Vec<&ObjectMeta> = of_runs.collect();
-        let last = |object: &&ObjectMeta| {
-            let path = object.location.as_ref();
-            (path.ends_with("/_manifest.json"), path.starts_with("runs/"))
-        };
         objects.sort_by_key(last);
         let newest = log.generation() / super::log::SNAPSHOT_EVERY * super::log::SNAPSHOT_EVERY;
         objects.extend(self.others.iter().filter(|object| {
@@ -247,6 +328,12 @@ impl Inventory {
             generation: None,
         }
     }
+}
+
+/// The order in which the objects of a run go: tables first, its manifest last.
+fn last(object: &&ObjectMeta) -> (bool, bool) {
+    let path = object.location.as_ref();
+    (path.ends_with("/_manifest.json"), path.starts_with("runs/"))
 }
 
 /// The run that an object belongs to.

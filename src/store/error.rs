@@ -289,6 +289,14 @@ pub enum PublishError {
         /// The manifest.
         path: String,
     },
+    /// Readers see what was to be removed.
+    #[error(
+        "\"{path}\" points to a run that is to be removed; publish another one first, by running the job"
+    )]
+    InUse {
+        /// What points there.
+        path: String,
+    },
     /// The same input and spec were published and withdrawn.
     #[error(
         "generation {generation} held the same input and spec and was withdrawn; \
@@ -375,7 +383,7 @@ impl PublishError {
             Self::Io { source, .. } => io_exit_code(source),
             Self::Store { source, .. } => io_exit_code(source),
             Self::Encode { .. } => 70,
-            Self::RunTaken { .. } | Self::Withdrawn { .. } => 73,
+            Self::RunTaken { .. } | Self::Withdrawn { .. } | Self::InUse { .. } => 73,
             Self::WrongSize { .. } | Self::WrongRows { .. } => 74,
             // Denied is denied, also where an earlier attempt may still arrive.
             Self::UnknownOutcome { source, .. } if io_exit_code(source) == 77 => 77,

@@ -39,7 +39,7 @@ mod verify;
 mod withdraw;
 
 pub use checkpoint::{CHECKPOINT_FORMAT, CheckpointFolder, CheckpointPart, Seal};
-pub use collect::{Collection, CollectionRules};
+pub use collect::{Collection, CollectionRules, Purge, Removed};
 pub use error::{ListError, PublishError, ReadError, UrlError};
 pub use list::{InputFile, Listing, list_inputs};
 pub use location::Location;

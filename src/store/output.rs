@@ -338,7 +338,8 @@ impl Output {
         files.map(|file| self.input_file(file)).collect()
     }
 
-    pub(super) fn input_file(&self, file: &PublishedFile) -> InputFile {
+    /// A file of a run, to be read at [`Output::location`].
+    pub fn input_file(&self, file: &PublishedFile) -> InputFile {
         InputFile {
             key: file.path.clone(),
             url: self.url_of(&file.path),

@@ -1,12 +1,13 @@
 //! Runs that go on from the last one, by the binary, on one process and on several.
 
 use std::fs;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use serde_json::Value;
 
-use crate::fixture::{Sandbox, digests, read_parquet, shuffled, write_parquet};
+use crate::fixture::{Sandbox, batch, column, digests, read_parquet, shuffled, write_parquet};
 
 const SPEC: &str = r#"
 name = "days"
@@ -135,4 +136,72 @@ fn state_that_is_damaged_is_told() {
     assert!(err.contains("tidemill state rebuild"), "{err}");
     let none = shop.sandbox.tidemill(&["state", "show", "full"]);
     assert_eq!(none.status.code(), Some(66));
+}
+
+#[test]
+fn who_is_deleted_is_nowhere_and_a_receipt_says_so() {
+    let shop = Shop::new();
+    let spec = SPEC.replace(
+        "[history]",
+        "[delete.users]\nurl = \"forget.parquet\"\ncolumn = \"user_id\"\n[history]",
+    );
+    shop.sandbox.spec(&spec);
+    let forget = |users: &[&str]| {
+        let ids: ArrayRef = Arc::new(StringArray::from_iter_values(users));
+        shop.sandbox.write("forget.parquet", &batch(&[("user_id", ids)]));
+    };
+    forget(&["nobody"]);
+    shop.write("day-1.parquet", 0..5_000);
+    shop.run("1");
+    let users = column(&shop.events.slice(0, 5_000), "user_id");
+    let (one, other) = (users[17].as_str(), users.iter().find(|user| **user != users[17]).unwrap());
+    let named = ["--user", one, "--user", other];
+    forget(&[one, other]);
+    // A file of the next day does not hold them either.
+    shop.write("day-2.parquet", 5_000..6_000);
+    let manifest = shop.run("2");
+    let gone = manifest["counts"]["rows_filtered"]["deleted_user"].as_u64().unwrap();
+    let all = column(&shop.events.slice(0, 6_000), "user_id");
+    assert_eq!(gone, all.iter().filter(|user| *user == one || *user == other).count() as u64);
+    // The first generation still holds them.
+    let held = shop.sandbox.tidemill(&["forget-check", "job.toml", "--json"]);
+    assert_eq!(held.status.code(), Some(65));
+    let held: Value = serde_json::from_slice(&held.stdout).unwrap();
+    let holdings = held["holdings"].as_array().unwrap();
+    assert!(holdings.iter().all(|holding| holding["generation"] == 1), "{held}");
+    for kind in ["/users/", "/user_top_k/", "/user_factors/", "state/"] {
+        let is_of = |path: &Value| path.as_str().unwrap().contains(kind);
+        assert!(holdings.iter().any(|holding| is_of(&holding["path"])), "{kind} is not in {held}");
+    }
+    let planned = shop.json(&["gc", "job.toml", "--purge", "--json"]);
+    assert_eq!(planned["runs"].as_array().unwrap().len(), 1);
+    let purged =
+        ["gc", "job.toml", "--purge", "--delete", "--signed-off-by", "A. Person", "--json"];
+    let purged = shop.json(&purged);
+    let receipt = purged["path"].as_str().unwrap();
+    assert_eq!(purged["receipt"]["signed_off_by"], "A. Person");
+    assert!(!purged.to_string().contains(one), "a receipt names nobody");
+    let clean = shop.json(&[&["forget-check", "out", "--json"], &named[..]].concat());
+    assert_eq!(clean["holdings"], serde_json::json!([]));
+    assert!(clean["ids"].as_u64().unwrap() > 10_000, "{clean}");
+    // What is left is whole, and goes on.
+    let verified = shop.json(&["state", "verify", "out", "--json"]);
+    assert_eq!(verified["problems"], serde_json::json!([]));
+    shop.write("day-3.parquet", 6_000..6_300);
+    let manifest = shop.run("3");
+    assert_eq!(of_stage(&manifest, "state", "shards_rewritten"), 0);
+    let checked = [&["forget-check", "out", "--receipt", receipt, "--json"], &named[..]].concat();
+    assert_eq!(shop.json(&checked)["problems"], serde_json::json!([]));
+    // Somebody else is not in it, and a receipt that was changed is none.
+    let of_others = ["forget-check", "out", "--receipt", receipt, "--user", one];
+    assert_eq!(shop.sandbox.tidemill(&of_others).status.code(), Some(65));
+    let path = shop.sandbox.path("out").join(receipt);
+    let text = fs::read_to_string(&path).unwrap().replace("\"users\": 2", "\"users\": 3");
+    fs::write(&path, text).unwrap();
+    assert_eq!(shop.sandbox.tidemill(&checked).status.code(), Some(65));
+    // Who is there again is read again.
+    forget(&[other]);
+    let manifest = shop.run("1");
+    let left_out = manifest["counts"]["rows_filtered"]["deleted_user"].as_u64().unwrap();
+    assert!(0 < left_out && left_out < gone, "{left_out} of {gone}");
 }
