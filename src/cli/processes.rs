@@ -258,6 +258,11 @@ fn tls() -> Result<Option<Tls>> {
     read().map(Some).map_err(Refused::config)
 }
 
+/// Whether the run has a name from outside.
+pub(super) fn is_named() -> bool {
+    variable(RUN_ID).is_some()
+}
+
 /// The name of a run: given from outside, so that it stays over restarts, or a new one.
 pub(super) fn run_id() -> Result<String> {
     let Some(given) = variable(RUN_ID) else { return Ok(clock::run_id()) };

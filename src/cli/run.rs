@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
+use jiff::ToSpan;
+use jiff::civil::Date;
 
 use super::processes::{self, ProcessArgs, Role, Worker};
 use super::telemetry::{self, Telemetry};
@@ -26,6 +28,7 @@ Examples:
   tidemill run jobs/nightly.toml --set top_k.k=20 --set output.url=/tmp/try/ --sample-users 0.01
   tidemill run jobs/nightly.toml --no-publish --json | jq .manifest.counts
   tidemill run jobs/nightly.toml --since-last
+  tidemill run jobs/nightly.toml --from 2026-10-01 --to 2026-11-01
   tidemill run jobs/nightly.toml --local-processes 4
   tidemill run jobs/nightly.toml --no-publish --profile-stages
   tidemill run jobs/nightly.toml --processes 4 --index 2 --host-template 'mill-{index}.mill:7000'
@@ -61,6 +64,13 @@ pub(super) struct RunArgs {
     /// last one; the same as [incremental] in the spec
     #[arg(long)]
     since_last: bool,
+    /// Publish a generation for each day from this one to --to, in order, each from the state of the one
+    /// before (as with --since-last); days that are published already are passed over
+    #[arg(long, value_name = "DATE", requires = "to", conflicts_with_all = ["date", "as_of"])]
+    from: Option<String>,
+    /// The last day of --from
+    #[arg(long, value_name = "DATE", requires = "from")]
+    to: Option<String>,
     /// How the state of the last run is used: by "tidemill state"
     #[arg(skip)]
     state: StateUse,
@@ -84,6 +94,9 @@ pub(super) struct RunArgs {
 /// Runs the job, or starts and watches the processes that do; gives the exit code where a process has
 /// told why already.
 pub(super) fn run(args: &RunArgs) -> Result<u8> {
+    if let (Some(from), Some(to)) = (&args.from, &args.to) {
+        return backfill(args, from, to).map(|()| 0);
+    }
     match args.processes.role().inspect_err(telemetry::refused)? {
         Role::Alone => run_here(args, None).map(|()| 0),
         Role::Worker(worker) => work(args, *worker),
@@ -91,6 +104,38 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
             supervise(args, (n_here, n_processes, first))
         }
     }
+}
+
+/// Runs the job for one day after the other, as a daily schedule would have done.
+fn backfill(args: &RunArgs, from: &str, to: &str) -> Result<()> {
+    let days = days(args, from, to).inspect_err(telemetry::refused)?;
+    for day in &days {
+        let spec = SpecArgs { date: Some(day.to_string()), ..args.spec.clone() };
+        let of_day = RunArgs { spec, since_last: true, from: None, to: None, ..args.clone() };
+        run_here(&of_day, None).with_context(|| format!("the backfill ends at {day}"))?;
+    }
+    tracing::info!(days = days.len(), "all days are published");
+    Ok(())
+}
+
+/// The days of a backfill, in order.
+fn days(args: &RunArgs, from: &str, to: &str) -> Result<Vec<Date>> {
+    let parse = |text: &str| {
+        text.parse::<Date>().map_err(|_| {
+            Refused::usage(anyhow!("\"{text}\" is not a date; write it as 2026-11-22"))
+        })
+    };
+    let (from, to) = (parse(from)?, parse(to)?);
+    if from > to {
+        return Err(Refused::usage(anyhow!("--from {from} is after --to {to}")));
+    }
+    if !matches!(args.processes.role()?, Role::Alone) || processes::is_named() {
+        return Err(Refused::usage(anyhow!(
+            "--from publishes many runs, in one process; leave out --processes, --local-processes \
+             and TIDEMILL_RUN_ID"
+        )));
+    }
+    Ok(from.series(1.day()).take_while(|day| *day <= to).collect())
 }
 
 /// Begins and ends what is told of a run of several processes; its workers do the rest.

@@ -205,8 +205,8 @@ fn unknown_keys_at_every_level_are_named_in_full() {
     assert_eq!(
         message,
         "in \"job.toml\": unknown key \"alt\", did you mean \"als\"?; known keys here: name, \
-         time_zone, shards, events, items, users, deny, history, popularity, debias, \
-         item_neighbors, als, top_k, limits, gates, store, checkpoints, output"
+         time_zone, shards, events, items, users, deny, delete, history, popularity, debias, \
+         item_neighbors, als, top_k, limits, gates, store, checkpoints, incremental, output"
     );
 }
 

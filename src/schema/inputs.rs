@@ -34,7 +34,7 @@ pub struct InputColumn {
 }
 
 /// Every input table, in the order in which they are documented.
-pub static ALL: [&Input; 4] = [&EVENTS, &ITEMS_INPUT, &USERS_INPUT, &DENY_INPUT];
+pub static ALL: [&Input; 5] = [&EVENTS, &ITEMS_INPUT, &USERS_INPUT, &DENY_INPUT, &DELETE_INPUT];
 
 const ID: &str = "Int8 to Int64, UInt8 to UInt32, Utf8, LargeUtf8, Utf8View, Binary, LargeBinary, \
     BinaryView, FixedSizeBinary, or a Dictionary of one of them";
@@ -195,4 +195,22 @@ pub static DENY_INPUT: Input = Input {
     example: "[deny]\n\
               items = { url = \"s3://shop/recalled.parquet\", column = \"sku\" }\n\
               users = { url = \"s3://shop/opted_out/\", column = \"user_id\" }",
+};
+
+/// Lists of what is to be gone.
+pub static DELETE_INPUT: Input = Input {
+    name: "delete_input",
+    section: "[delete]",
+    doc: "Optional: a list of users and a list of items whose events count nowhere, and who leave \
+          the stored state. Each is one column of ids.",
+    columns: &[InputColumn {
+        role: "column",
+        accepts: ID,
+        required: true,
+        null: "the row is ignored",
+        unit: "",
+        meaning: "The user or item, of the same kind of id as in the log.",
+    }],
+    example: "[delete]\n\
+              users = { url = \"s3://shop/forget.parquet\", column = \"user_id\" }",
 };

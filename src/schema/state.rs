@@ -94,6 +94,35 @@ impl<'a> StoredRows<'a> {
         self.values.is_empty()
     }
 
+    /// Keys of users and of items, kinds and numbers of files, by row.
+    pub fn numbers(&self) -> [&'a [i32]; 4] {
+        self.int32
+    }
+
+    /// Values by row.
+    pub fn values(&self) -> &'a [f32] {
+        self.values
+    }
+
+    /// Times by row, in microseconds since 1970.
+    pub fn times(&self) -> impl Iterator<Item = i64> + 'a {
+        let tick_us = self.tick_us;
+        self.int64[0].iter().map(move |ticks| ticks.wrapping_mul(tick_us))
+    }
+
+    /// Digests of event ids by row.
+    pub fn digests(&self) -> impl Iterator<Item = u128> + 'a {
+        let [_, low, high, _] = self.int64;
+        low.iter()
+            .zip(high)
+            .map(|(&low, &high)| u128::from(low as u64) | u128::from(high as u64) << 64)
+    }
+
+    /// Whether every row is there once.
+    pub fn are_single(&self) -> bool {
+        self.int64[3].iter().all(|&copies| copies == 1)
+    }
+
     /// One row and its copies.
     #[inline]
     pub fn get(&self, at: usize) -> (LogRow, i64) {

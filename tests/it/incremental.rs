@@ -139,6 +139,46 @@ fn state_that_is_damaged_is_told() {
 }
 
 #[test]
+fn a_backfill_publishes_each_day_as_a_daily_schedule_would_have_done() {
+    let shop = Shop::new();
+    shop.write("all.parquet", 0..6_000);
+    let times = column(&shop.events, "timestamp");
+    let last = times.iter().max().unwrap()[..10].parse::<jiff::civil::Date>().unwrap();
+    let days: Vec<String> = (0..3i64)
+        .map(|ago| last.checked_sub(jiff::Span::new().days(2 - ago)).unwrap().to_string())
+        .collect();
+    let from_to = ["run", "job.toml", "--from", &days[0], "--to", &days[2]];
+    let done = shop.sandbox.tidemill(&from_to);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let manifests = |output: &str| -> Vec<Value> {
+        let runs = shop.json(&["runs", output, "--json"]);
+        let runs = runs["runs"].as_array().unwrap().iter().rev();
+        let manifest = |run: &Value| {
+            let path = shop.sandbox.path(output).join(run["manifest"].as_str().unwrap());
+            serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+        };
+        runs.map(manifest).collect()
+    };
+    let found = manifests("out");
+    let dates: Vec<&str> = found.iter().map(|run| run["logical_date"].as_str().unwrap()).collect();
+    assert_eq!(dates, days);
+    for day in &days {
+        shop.sandbox.run(&["--date", day, "--set", "output.url=daily/"]);
+    }
+    let wanted = manifests("daily");
+    for (found, wanted) in found.iter().zip(&wanted) {
+        assert_eq!(digests(found), digests(wanted), "{}", found["logical_date"]);
+        assert_eq!(found["counts"]["rows_filtered"], wanted["counts"]["rows_filtered"]);
+    }
+    assert_eq!(of_stage(&found[2], "state", "rows_changed"), 0, "the log is the same");
+    // Again, all of it is there already.
+    assert!(shop.sandbox.tidemill(&from_to).status.success());
+    assert_eq!(manifests("out").len(), 3);
+    let backwards = ["run", "job.toml", "--from", &days[2], "--to", &days[0]];
+    assert_eq!(shop.sandbox.tidemill(&backwards).status.code(), Some(64));
+}
+
+#[test]
 fn who_is_deleted_is_nowhere_and_a_receipt_says_so() {
     let shop = Shop::new();
     let spec = SPEC.replace(

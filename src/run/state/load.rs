@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
 use super::{Base, Files, LeftOut, StatePlan, marks};
-use crate::kernels::event_rows::EventRows;
+use crate::kernels::event_rows::{EventRows, RowUsers};
 use crate::run::counts::ScanCounts;
 use crate::run::side::Deleted;
 use crate::run::{Job, Worker, prepare};
@@ -214,7 +214,7 @@ impl Reader<'_> {
             }
         } else {
             for part in &parts {
-                self.each_row(part, |row, copies| rows.take(row, copies))?;
+                self.each_batch(part, |batch| rows.take_batch(batch))?;
             }
         }
         let Finished { blocks, used, gone, is_unclean, left_out, counts } = rows.finish();
@@ -226,14 +226,21 @@ impl Reader<'_> {
         part: &StatePart,
         mut take: impl FnMut(LogRow, i64) -> Result<()>,
     ) -> Result<()> {
+        self.each_batch(part, |rows| {
+            (0..rows.len()).map(|at| rows.get(at)).try_for_each(|(row, copies)| take(row, copies))
+        })
+    }
+
+    fn each_batch(
+        &self,
+        part: &StatePart,
+        mut take: impl FnMut(&StoredRows<'_>) -> Result<()>,
+    ) -> Result<()> {
         let StateKind::Rows { tick_us, .. } = part.kind else { unreachable!("a run of rows") };
         for batch in store::read_all(self.location, &self.output.state_file(part), None)? {
             let unusable = || format!("\"{}\" cannot be used", part.file.path);
             let rows = StoredRows::try_new(&batch, tick_us).with_context(unusable)?;
-            for at in 0..rows.len() {
-                let (row, copies) = rows.get(at);
-                take(row, copies).with_context(unusable)?;
-            }
+            take(&rows).with_context(unusable)?;
         }
         Ok(())
     }
@@ -290,6 +297,8 @@ struct Taken<'a> {
     rows: EventRows,
     blocks: Vec<Vec<u8>>,
     gone: Vec<(LogRow, i64)>,
+    /// Whether some user or item is to be gone.
+    leaves_out: bool,
     is_unclean: bool,
     left_out: LeftOut,
     counts: ScanCounts,
@@ -322,6 +331,7 @@ impl<'a> Taken<'a> {
         Ok(Self {
             files: reader.files,
             users,
+            leaves_out: !reader.deleted.users.is_empty() || !reader.deleted.items.is_empty(),
             is_unclean: of_user.iter().any(|user| user.is_gone),
             of_user,
             of_item: items.to_vec(),
@@ -334,6 +344,63 @@ impl<'a> Taken<'a> {
             left_out: LeftOut::new(),
             counts: ScanCounts::new(),
         })
+    }
+
+    /// Takes rows column by column, where nothing of them is to be left out.
+    fn take_batch(&mut self, batch: &StoredRows<'_>) -> Result<()> {
+        let [users, items, kinds, files] = batch.numbers();
+        let is_gone = |file: &i32| self.files.gone.contains(&(*file as u32));
+        let first = files.first();
+        let one_file = files.iter().all(|file| Some(file) == first);
+        let stays = match one_file {
+            true => !first.is_some_and(is_gone),
+            false => self.files.gone.is_empty(),
+        };
+        if !stays || self.leaves_out || !batch.are_single() {
+            let mut rows = (0..batch.len()).map(|at| batch.get(at));
+            return rows.try_for_each(|(row, copies)| self.take(row, copies));
+        }
+        let there = users
+            .iter()
+            .all(|&key| self.of_user.get(key as usize).is_some_and(|user| user.place != NOBODY));
+        let n_kinds = self.has_times.len();
+        if !there || kinds.iter().any(|&kind| kind as usize >= n_kinds) {
+            bail!("a row has a key or a kind that is none");
+        }
+        for &item in items {
+            match self.of_item.get_mut(item as usize) {
+                Some(item @ (Item::Unused | Item::Used)) => *item = Item::Used,
+                _ => bail!("item key {item} is none"),
+            }
+        }
+        let Self { rows, of_user, users: of_shard, .. } = self;
+        let of_row = users.iter().map(|&key| of_user[key as usize]);
+        match (&mut rows.users, &of_shard.ids) {
+            (RowUsers::Int(to), Ids::Int(ids)) => {
+                to.extend(of_row.map(|user| ids[user.place as usize]));
+            }
+            (to, ids) => of_row.for_each(|user| to.push(ids.get(user.place as usize), user.hash)),
+        }
+        rows.items.extend(items.iter().map(|&item| item as u32));
+        rows.kinds.extend(kinds.iter().map(|&kind| kind as u8));
+        rows.values.extend_from_slice(batch.values());
+        rows.times.extend(batch.times());
+        rows.files.extend(files.iter().map(|&file| file as u32));
+        if self.has_digests {
+            rows.digests.extend(batch.digests());
+        }
+        let counts = &mut self.counts;
+        for (time, &kind) in batch.times().zip(kinds) {
+            if self.has_times[kind as usize] {
+                counts.oldest_us = counts.oldest_us.min(time);
+                let newest = if time < self.as_of_us { time } else { i64::MIN };
+                counts.newest_us = counts.newest_us.max(newest);
+            }
+        }
+        if self.rows.len() >= BLOCK_ROWS {
+            self.flush();
+        }
+        Ok(())
     }
 
     #[inline]
@@ -374,7 +441,7 @@ impl<'a> Taken<'a> {
                 let [low, high] = row.digest;
                 rows.digests.push(u128::from(low) | u128::from(high) << 64);
             }
-            if rows.len() == BLOCK_ROWS {
+            if rows.len() >= BLOCK_ROWS {
                 self.flush();
             }
         }
