@@ -15,7 +15,7 @@ pub struct Rejected {
 }
 
 /// Counts of the scan, of one process or added up over all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScanCounts {
     /// Rows read.
     pub rows: u64,
@@ -37,10 +37,25 @@ pub struct ScanCounts {
     pub newest_us: i64,
 }
 
+impl Default for ScanCounts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl ScanCounts {
     /// Nothing read yet.
     pub fn new() -> Self {
-        Self { oldest_us: i64::MAX, newest_us: i64::MIN, ..Self::default() }
+        Self {
+            rows: 0,
+            row_groups: 0,
+            packed_bytes: 0,
+            filtered: BTreeMap::new(),
+            rejected: BTreeMap::new(),
+            unlisted_events: BTreeMap::new(),
+            oldest_us: i64::MAX,
+            newest_us: i64::MIN,
+        }
     }
 
     /// Counts a row that does not count.

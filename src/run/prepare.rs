@@ -120,7 +120,7 @@ impl Scan {
 
 fn add_by_file(sum: &mut FileCounts, other: &FileCounts) {
     for (&file, counts) in other {
-        sum.entry(file).or_insert_with(ScanCounts::new).merge(counts);
+        sum.entry(file).or_default().merge(counts);
     }
 }
 

@@ -212,11 +212,11 @@ impl<'a> Scanner<'a> {
             (self.context.advance)(n_rows);
         }
         self.counts.row_groups += 1;
-        let counts = std::mem::replace(&mut self.counts, ScanCounts::new());
+        let counts = std::mem::take(&mut self.counts);
         self.total.merge(&counts);
         if self.context.files.is_some() {
             let of_file = self.by_file.entry((split.source as u32, split.file as u32));
-            of_file.or_insert_with(ScanCounts::new).merge(&counts);
+            of_file.or_default().merge(&counts);
         }
         Ok(true)
     }

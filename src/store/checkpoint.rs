@@ -315,7 +315,8 @@ mod tests {
             assert!(source.to_string().contains(problem), "{name}: {source}");
         }
         assert!(saved.read_record::<Vec<String>>("runs/d/r/x.written").is_err());
-        std::fs::write(disk.join("als-00005").join(SEAL), "{\"format\":2,\"parts\":[]}").unwrap();
+        let newer = format!("{{\"format\":{},\"parts\":[]}}", CHECKPOINT_FORMAT + 1);
+        std::fs::write(disk.join("als-00005").join(SEAL), newer).unwrap();
         assert!(saved.read_seal("als-00005").is_err());
     }
 
