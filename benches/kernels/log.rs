@@ -86,6 +86,7 @@ pub(crate) fn rows(events: &[Event]) -> EventRows {
         values: events.iter().map(|event| event.value).collect(),
         times: events.iter().map(|event| event.time).collect(),
         digests: Vec::new(),
+        files: Vec::new(),
     }
 }
 

@@ -208,7 +208,7 @@ impl Output {
     /// The newest generation with a state that `fits`; whether readers still see it does not matter,
     /// as a state depends on nothing but its input.
     ///
-    /// Looks at the [`GENERATIONS_LOOKED_AT`] newest publications at most.
+    /// Looks at the 16 newest publications at most.
     ///
     /// # Errors
     /// As [`Output::read_log`], [`Output::read_manifest`] and [`Output::read_state`].
