@@ -60,7 +60,7 @@ counts as holding it; \"tidemill gc --purge\" removes those, and generations fro
 Examples:
   tidemill forget-check jobs/nightly.toml
   tidemill forget-check s3://shop-recs/nightly/ --user 4711 --json
-  tidemill forget-check s3://shop-recs/nightly/ --receipt _receipts/2026-11-22T04:00:00Z-….json")]
+  tidemill forget-check s3://shop-recs/nightly/ --receipt _receipts/2026-11-22T040000Z-….json")]
 pub(super) struct ForgetCheckArgs {
     #[command(flatten)]
     output: OutputArgs,

@@ -1,6 +1,6 @@
 //! Where ids are in an output: in tables, vector files, stored state, and what runs left on their way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use arrow::array::AsArray;
@@ -71,7 +71,7 @@ pub fn forget_check(
         forgotten,
         advance,
         found: ForgetCheck::default(),
-        seen: BTreeSet::new(),
+        seen: BTreeMap::new(),
     };
     search.generations(&log)?;
     search.leftovers()?;
@@ -85,7 +85,7 @@ struct Search<'a> {
     advance: &'a dyn Fn(&str),
     found: ForgetCheck,
     /// Files of state that were searched, with how many of the ids they hold.
-    seen: BTreeSet<(String, usize)>,
+    seen: BTreeMap<String, usize>,
 }
 
 impl Search<'_> {
@@ -189,8 +189,8 @@ impl Search<'_> {
             StateKind::Rows { .. } => return Ok(0),
         };
         let path = &part.file.path;
-        if let Some((_, n)) = self.seen.iter().find(|(seen, _)| seen == path) {
-            return Ok(*n);
+        if let Some(&n) = self.seen.get(path) {
+            return Ok(n);
         }
         (self.advance)(path);
         self.found.files += 1;
@@ -200,7 +200,7 @@ impl Search<'_> {
             self.found.ids += ids.len() as u64;
             held.extend(ids_in(&ids, wanted));
         }
-        self.seen.insert((path.clone(), held.len()));
+        self.seen.insert(path.clone(), held.len());
         Ok(held.len())
     }
 

@@ -85,7 +85,7 @@ impl TableFile {
     }
 
     /// The same for a table of our own, which no warehouse reads: the numbers of columns in `differences`
-    /// are stored as differences from row to row, and nothing is compressed beside that.
+    /// are stored as differences from row to row, and not compressed beside that.
     ///
     /// # Errors
     /// As [`TableFile::new`].

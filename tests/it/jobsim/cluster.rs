@@ -84,7 +84,11 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+        // A namespace takes its links with it at some later time, and the next cluster of the same
+        // test uses their names again.
+        for words in [["link", "del"], ["netns", "del"]] {
+            let _ = Command::new("ip").args(words).arg(&self.name).status();
+        }
     }
 }
 
