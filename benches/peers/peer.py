@@ -53,6 +53,7 @@ def als(a, matrix):
     from implicit.cpu.als import _als
 
     model, seconds, loss = als_model(a, a.iterations), [], []
+    matrix = matrix * np.float32(a.alpha)
 
     def after(iteration, elapsed, _):
         # Computed after the clock of the iteration has stopped.
@@ -139,6 +140,7 @@ def main():
     parser.add_argument("--factors", type=int, default=64)
     parser.add_argument("--iterations", type=int, default=8)
     parser.add_argument("--loss_after", type=int, default=5)
+    parser.add_argument("--alpha", type=float, default=1.0)
     parser.add_argument("--k", type=int, default=50)
     parser.add_argument("--neighbors", type=int, default=50)
     a = parser.parse_args()

@@ -44,6 +44,8 @@ LOSS_AFTER, LOSS_TOLERANCE = 5, 0.001
 SIMILARITY_TOLERANCE = 0.001
 REPEATS_OF_GROWTH = 2
 PIECES = ["als64", "als128", "items", "lists", "histories", "job", "growth"]
+# With it a pair of one event weighs more than a pair of none, so no pair can be left out of products.
+WEIGHING_ALPHA = 2.0
 
 # ------------------------------------------------------------------------------------------------ specs
 
@@ -72,7 +74,7 @@ dialect = "implicit"
 n_factors = {factors}
 iterations = {iterations}
 regularization = 0.01
-alpha = 1.0
+alpha = {alpha}
 """
 NEIGHBORS = """
 [item_neighbors]
@@ -187,7 +189,7 @@ class Bench:
         """Runs a job into an empty folder: its profile, its counts, and the most memory that it held."""
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             folder = pathlib.Path(folder)
-            text = spec.format(name="peers", log=log, out=folder / "out", **values)
+            text = spec.format(**{"name": "peers", "log": log, "out": folder / "out", "alpha": 1.0, **values})
             (folder / "job.toml").write_text(text)
             command = [self.tidemill, "run", folder / "job.toml", "--threads", self.a.threads, "--json"]
             out, peak = execute([*command, "--profile-stages-out", folder / "profile.json"])
@@ -229,10 +231,17 @@ def same_log(ours, theirs):
 
 
 def als(bench, factors):
+    work = f"ALS, {factors} factors, an iteration"
+    return [als_row(bench, factors, 1.0, work, 3.0),
+            als_row(bench, factors, WEIGHING_ALPHA, f"… with alpha = {WEIGHING_ALPHA:g}: every pair weighs", None)]
+
+
+def als_row(bench, factors, alpha, work, wanted):
     log, per_iteration = bench.log(bench.a.events), lambda seconds: sum(seconds[FIRST:LAST]) / (LAST - FIRST)
+    fit = {"factors": factors, "iterations": LAST, "alpha": alpha}
     runs = alternate(bench.a.repeats, {
-        "implicit": lambda: bench.peer("als", log, factors=factors, iterations=LAST, loss_after=LOSS_AFTER),
-        "tidemill": lambda: bench.ours(PLAIN + ALS, log, factors=factors, iterations=LAST),
+        "implicit": lambda: bench.peer("als", log, loss_after=LOSS_AFTER, **fit),
+        "tidemill": lambda: bench.ours(PLAIN + ALS, log, **fit),
     })
     theirs, ours = runs["implicit"], runs["tidemill"]
     same_log(ours[0], theirs[0])
@@ -242,9 +251,8 @@ def als(bench, factors):
     check = f"loss after {LOSS_AFTER}: {losses[0]:.6f}, implicit {losses[1]:.6f} ({100 * off:+.3f} %)"
     if off > LOSS_TOLERANCE:
         check = f"**not equal**: {check}"
-    return [row(f"ALS, {factors} factors, an iteration", "implicit, CG",
-                [per_iteration(run["iteration_seconds"]) for run in theirs],
-                [per_iteration(fit["iteration_seconds"]) for fit in fits], 3.0, check)]
+    return row(work, "implicit, CG", [per_iteration(run["iteration_seconds"]) for run in theirs],
+               [per_iteration(fit["iteration_seconds"]) for fit in fits], wanted, check)
 
 
 def items(bench):

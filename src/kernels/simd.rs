@@ -137,9 +137,6 @@ pub trait Simd: Copy {
     /// The sum of all lanes: halves on top of each other until one is left.
     fn fold(self, lanes: Self::Lanes) -> f32;
 
-    /// [`fold`](Simd::fold) of each row, in the lane of its place.
-    fn fold_each(self, rows: [Self::Lanes; LANES]) -> Self::Lanes;
-
     /// [`fold`](Simd::fold) of four rows, each in the four lanes of its quarter.
     fn fold_four(self, rows: [Self::Lanes; 4]) -> Self::Lanes;
 
@@ -203,19 +200,6 @@ fn in_avx512<K: Kernel>(kernel: K) -> K::Output {
 fn in_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
-
-/// Which row goes to which place of the tree that folds sixteen rows at once, so that their sums come
-/// out in order: each step puts the halves of two rows side by side.
-const TRANSPOSED: [usize; LANES] = {
-    let (blocks, within) = ([0, 8, 4, 12], [0, 2, 1, 3]);
-    let mut rows = [0; LANES];
-    let mut lane = 0;
-    while lane < LANES {
-        rows[blocks[lane / 4] + within[lane % 4]] = lane;
-        lane += 1;
-    }
-    rows
-};
 
 /// The lower half of [`Simd::fold`]'s tree.
 #[cfg(target_arch = "x86_64")]
@@ -333,7 +317,6 @@ mod tests {
                 simd.mul(a, b),
                 simd.mul_add(a, b, c),
                 simd.where_greater(a, b, c, a),
-                simd.fold_each(rows),
                 simd.splat(simd.fold(a)),
             ];
             let stored = |simd: S, lanes: &[S::Lanes]| {
@@ -342,10 +325,9 @@ mod tests {
                 stored
             };
             let four = stored(simd, &[simd.fold_four([rows[0], rows[1], rows[2], rows[3]])]);
-            let folded = stored(simd, &[mixed[4]])[0];
-            let folded: &[f32; 4] = folded.first_chunk().unwrap();
-            let spread = stored(simd, &[simd.quarters(folded)]);
-            assert_eq!(four, spread, "four rows or sixteen");
+            let folded = std::array::from_fn(|row| simd.fold(rows[row]));
+            let spread = stored(simd, &[simd.quarters(&folded)]);
+            assert_eq!(four, spread, "four rows or one");
             let quarters: [f32; LANES] = std::array::from_fn(|lane| folded[lane / 4]);
             assert_eq!(spread[0], quarters);
             let columns = stored(simd, &simd.transpose(rows));

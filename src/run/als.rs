@@ -60,8 +60,8 @@ pub(super) struct Factors {
     pub(super) objective: Objective,
     /// Loss after each iteration.
     pub(super) losses: Vec<Loss>,
-    /// Users that took part, over all processes, and their interactions.
-    fitted: (u64, u64),
+    /// Users that took part, over all processes, their interactions, and how many of these are plain.
+    fitted: (u64, u64, u64),
     /// Seconds of each iteration since this process began or resumed the fit.
     iteration_seconds: Vec<f64>,
 }
@@ -117,6 +117,7 @@ impl Factors {
         report.insert("loss_observed".to_owned(), losses(|loss| loss.observed));
         report.insert("users".to_owned(), json!(self.fitted.0));
         report.insert("pairs".to_owned(), json!(self.fitted.1));
+        report.insert("pairs_plain".to_owned(), json!(self.fitted.2));
         report.insert("iteration_seconds".to_owned(), json!(self.iteration_seconds));
         report
     }
@@ -189,6 +190,8 @@ struct Fit<'a> {
     n_users: u64,
     /// Their interactions.
     n_pairs: u64,
+    /// Those of them that weigh what unobserved ones do.
+    n_plain: u64,
     /// Seconds of each iteration.
     iteration_seconds: Vec<f64>,
     /// Gram matrix of the users as they are.
@@ -225,7 +228,9 @@ impl<'a> Fit<'a> {
             rows.filter(|&row| !shard.interactions.range(row).is_empty()).count() as i64
         };
         let n_users = prepared.shards.iter().zip(&fitted).map(in_fit).sum();
-        let n_users = worker.shell.collectives.all_reduce_sum(vec![n_users])?[0] as u64;
+        let n_plain = shards.iter().map(|(_, users)| users.n_plain(objective.base())).sum();
+        let sums = worker.shell.collectives.all_reduce_sum(vec![n_users, n_plain])?;
+        let (n_users, n_plain) = (sums[0] as u64, sums[1] as u64);
         let counts = n_observed.iter().zip(&n_positive);
         let lambdas = counts.map(|(&observed, &positive)| {
             objective.regularization_of(observed as u64, positive as u64, n_users)
@@ -257,6 +262,7 @@ impl<'a> Fit<'a> {
             lambdas,
             n_users,
             n_pairs: n_observed.iter().sum::<i64>() as u64,
+            n_plain,
             iteration_seconds: Vec::new(),
             gram_users: Vec::new(),
             stopped: 0,
@@ -643,12 +649,12 @@ impl<'a> Fit<'a> {
     fn finish(self, worker: &mut Worker<'_>, losses: Vec<Loss>) -> Result<Factors> {
         let Self { prepared, objective, n_factors, stride, observed, fitted, items, users, .. } =
             self;
-        let Self { n_users, n_pairs, iteration_seconds, .. } = self;
+        let Self { n_users, n_pairs, n_plain, iteration_seconds, .. } = self;
         drop((self.by_item, self.halves));
         let gram = worker.pool.install(|| rounded(&gram(&items, n_factors)));
         let first_shard = prepared.shards.first().map_or(0, |shard| shard.shard);
         let mut factors = Factors {
-            fitted: (n_users, n_pairs),
+            fitted: (n_users, n_pairs, n_plain),
             iteration_seconds,
             first_shard,
             n_factors,

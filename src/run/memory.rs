@@ -183,7 +183,7 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
             let sums = 5 * chunk + shared(4 * chunk) + threads * tile;
             // The fixed side in 16 bits as well; the users' go before their factors are copied.
             let factors = row * (items + 2 * users) + row / 2 * items;
-            held + 18 * pairs + 8 * items + factors + sums + encoded
+            held + 26 * pairs + 16 * items + factors + sums + encoded
         }
     };
     let factors = if row == 0 { 0 } else { 4 * pairs + row * (2 * items + users) };

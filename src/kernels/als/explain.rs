@@ -1,9 +1,9 @@
 //! Why an item is recommended: the history item that adds most to its score.
 
 use super::pairs::{Fixed, Pairs};
-use super::rows::{Scratch, System, factor};
+use super::rows::{RowInput, Scratch, System, factor};
 use super::triangle::{Sides, add_sides, load_sides, solve_many};
-use super::users::{Params, Users, input};
+use super::users::{Params, Users, lambda_of};
 use crate::kernels::simd::{Kernel, LANES, Simd, dispatch};
 use crate::types::ItemIdx;
 
@@ -39,13 +39,14 @@ impl Kernel for Explain<'_> {
     fn run<S: Simd>(self, simd: S) -> Because {
         let Self { user, recommended, users, system, params } = self;
         let mut scratch = Scratch::new(system.fixed.n_factors, system.fixed.stride);
-        let input = input(users.of(user), params);
+        let pairs = users.of(user);
+        let input = RowInput { pairs, plain: None, lambda: lambda_of(pairs, params) };
         let mut rhs = vec![0.0; system.fixed.stride];
         let mut because = Vec::with_capacity(recommended.len());
         if let Some(triangle) = factor(simd, &input, system, &mut scratch, &mut rhs)
-            && !input.pairs.rows.is_empty()
+            && !pairs.rows.is_empty()
         {
-            let terms = Terms { pairs: input.pairs, fixed: system.fixed };
+            let terms = Terms { pairs, fixed: system.fixed };
             let wide = S::REGISTERS >= 32;
             for items in recommended.chunks(if wide { 2 * LANES } else { LANES }) {
                 if !wide {

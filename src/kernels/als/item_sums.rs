@@ -7,12 +7,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::pairs::{Fixed, Pairs, product, residual};
+use super::pairs::{Fixed, Pairs, add_plain, is_plain, product, residual};
 use super::tiles::{ITEMS_PER_TILE, RangeSums, ShardTiles, tiles};
 use super::tree::TreeSum;
 use super::triangle;
 use super::users::Users;
 use crate::kernels::simd::{Kernel, Simd, dispatch};
+use crate::types::ItemIdx;
 
 /// Items handled by one task, and so the range of a tile.
 pub const ITEMS_PER_TASK: usize = ITEMS_PER_TILE;
@@ -56,10 +57,12 @@ enum Order {
 /// In which order the leaves are visited. The bits are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Walk {
-    /// Item after item: each item's users through all shards. 8 bytes per pair and per item.
+    /// Item after item: each item's users through all shards. 8 bytes per pair, 4 per plain one, 16
+    /// per item.
     ItemByItem,
     /// Shard after shard within a range of items: the users' factors of a shard stay in the cache.
-    /// 8 bytes per pair and 2 per four, each item's in a shard filled up to a multiple of four.
+    /// 8 bytes per pair, each item's in a shard filled up to a multiple of four, 4 per plain one, and
+    /// 12 per item and shard.
     Tiles,
 }
 
@@ -94,7 +97,7 @@ impl ByItem {
     pub fn new(shards: &[(u32, Users<'_>)], n_items: usize, walk: Walk, base: f32) -> Self {
         let numbers = shards.iter().map(|(shard, _)| *shard).collect();
         let order = match walk {
-            Walk::ItemByItem => Order::Lists(Lists::new(shards, n_items)),
+            Walk::ItemByItem => Order::Lists(Lists::new(shards, n_items, base)),
             Walk::Tiles => Order::Tiles(tiles(shards, n_items, base)),
         };
         Self { shards: numbers, order }
@@ -125,10 +128,9 @@ pub fn counts<'a>(shards: impl Iterator<Item = Users<'a>>, n_items: usize) -> (V
 /// Pairs item by item.
 #[derive(Debug)]
 struct Lists {
-    offsets: Vec<u64>,
-    /// Users of this process, counted through its shards; ascending per item.
-    rows: Vec<u32>,
-    confidences: Vec<f32>,
+    /// Those that are not plain.
+    weighted: List,
+    plain: List,
     /// Place of each user's shard among those of the process.
     place_of_row: Vec<u16>,
     /// Where the users of each shard begin, and the end of the last.
@@ -136,11 +138,57 @@ struct Lists {
 }
 
 impl Lists {
-    fn new(shards: &[(u32, Users<'_>)], n_items: usize) -> Self {
+    fn new(shards: &[(u32, Users<'_>)], n_items: usize, base: f32) -> Self {
+        let (mut place_of_row, mut first_rows) = (Vec::new(), vec![0]);
+        for (place, (_, users)) in shards.iter().enumerate() {
+            place_of_row.resize(place_of_row.len() + users.len(), place as u16);
+            first_rows.push(place_of_row.len() as u32);
+        }
+        let of_kind = |plain| {
+            List::new(shards, n_items, move |confidence| is_plain(confidence, base) == plain)
+        };
+        let (weighted, mut plain) = (of_kind(false), of_kind(true));
+        plain.confidences = Vec::new();
+        Self { weighted, plain, place_of_row, first_rows }
+    }
+
+    /// The place of the first shard with pairs in these ranges.
+    #[inline(always)]
+    fn first_place(&self, weighted: &Range<usize>, plain: &Range<usize>) -> Option<usize> {
+        let first = |list: &List, range: &Range<usize>| {
+            (!range.is_empty())
+                .then(|| usize::from(self.place_of_row[list.rows[range.start] as usize]))
+        };
+        match (first(&self.weighted, weighted), first(&self.plain, plain)) {
+            (Some(weighted), Some(plain)) => Some(weighted.min(plain)),
+            (weighted, plain) => weighted.or(plain),
+        }
+    }
+}
+
+/// Some of the pairs, item by item.
+#[derive(Debug)]
+struct List {
+    offsets: Vec<u64>,
+    /// Users of this process, counted through its shards; ascending per item.
+    rows: Vec<u32>,
+    confidences: Vec<f32>,
+}
+
+impl List {
+    fn new(
+        shards: &[(u32, Users<'_>)],
+        n_items: usize,
+        is_wanted: impl Fn(f32) -> bool + Copy,
+    ) -> Self {
+        let wanted = |pairs: Pairs<'_, ItemIdx>, add: &mut dyn FnMut(ItemIdx, f32)| {
+            let pairs = pairs.rows.iter().zip(pairs.confidences);
+            pairs.filter(|(_, confidence)| is_wanted(**confidence)).for_each(|(i, c)| add(*i, *c));
+        };
         let mut offsets = vec![0u64; n_items + 1];
         for (_, users) in shards {
             for row in users.solved_rows() {
-                users.of(row).rows.iter().for_each(|item| offsets[item.index() + 1] += 1);
+                wanted(users.of(row), &mut |item, _| offsets[item.index() + 1] += 1);
             }
         }
         for item in 0..n_items {
@@ -149,21 +197,18 @@ impl Lists {
         let n_pairs = offsets[n_items] as usize;
         let mut next = offsets.clone();
         let (mut rows, mut confidences) = (vec![0u32; n_pairs], vec![0.0f32; n_pairs]);
-        let (mut place_of_row, mut first_rows) = (Vec::new(), vec![0]);
-        for (place, (_, users)) in shards.iter().enumerate() {
-            let first = place_of_row.len();
+        let mut first = 0;
+        for (_, users) in shards {
             for row in users.solved_rows() {
-                let pairs = users.of(row);
-                for (item, &confidence) in pairs.rows.iter().zip(pairs.confidences) {
+                wanted(users.of(row), &mut |item, confidence| {
                     let slot = next[item.index()] as usize;
                     next[item.index()] += 1;
                     (rows[slot], confidences[slot]) = ((first + row) as u32, confidence);
-                }
+                });
             }
-            place_of_row.resize(first + users.len(), place as u16);
-            first_rows.push(place_of_row.len() as u32);
+            first += users.len();
         }
-        Self { offsets, rows, confidences, place_of_row, first_rows }
+        Self { offsets, rows, confidences }
     }
 
     /// The pairs of an item with some users.
@@ -177,6 +222,24 @@ impl Lists {
             _ => of_item.len(),
         };
         all.start + start..all.start + end
+    }
+
+    /// Takes the pairs with users below `end` off a range, and asks for the factors of as many that
+    /// come later.
+    #[inline(always)]
+    fn take<S: Simd>(
+        &self,
+        simd: S,
+        range: &mut Range<usize>,
+        end: u32,
+        users: Fixed<'_>,
+    ) -> Range<usize> {
+        let rest = &self.rows[range.clone()];
+        let n = rest.iter().position(|&row| row >= end).unwrap_or(rest.len());
+        users.prefetch(simd, &self.rows[self.rows.len().min(range.start + AHEAD)..], n);
+        let taken = range.start..range.start + n;
+        range.start = taken.end;
+        taken
     }
 }
 
@@ -259,38 +322,29 @@ impl Kernel for Task<'_> {
 impl Task<'_> {
     #[inline(always)]
     fn item_by_item<S: Simd>(self, simd: S, lists: &Lists) {
+        let Request { users, term, by_item } = self.request;
         let mut tree = TreeSum::new(self.width);
         let rows = lists.first_rows[self.places.start]..lists.first_rows[self.places.end];
         for at in 0..self.present.len() {
-            let mut range = lists.of(self.first + at, &rows);
-            while !range.is_empty() {
-                range.start = self.leaf(simd, lists, at, range.clone(), &mut tree);
+            let mut weighted = lists.weighted.of(self.first + at, &rows);
+            let mut plain = match term {
+                Term::Product => 0..0,
+                Term::Residual | Term::Normal => lists.plain.of(self.first + at, &rows),
+            };
+            while let Some(place) = lists.first_place(&weighted, &plain) {
+                let end = lists.first_rows[place + 1];
+                let pairs = lists.weighted.take(simd, &mut weighted, end, users);
+                let plain = lists.plain.take(simd, &mut plain, end, users);
+                let pairs = Pairs {
+                    rows: &lists.weighted.rows[pairs.clone()],
+                    confidences: &lists.weighted.confidences[pairs],
+                };
+                let (leaf, v) =
+                    (tree.leaf(by_item.shards[place]), row_of(self.v, at, users.stride));
+                add(simd, term, leaf, pairs, &lists.plain.rows[plain], users, v);
             }
             self.present[at] = tree.finish(&mut self.values[at * self.width..][..self.width]);
         }
-    }
-
-    /// Adds the first leaf of an item's pairs in `range` and returns where the next begins.
-    #[inline(always)]
-    fn leaf<S: Simd>(
-        &self,
-        simd: S,
-        lists: &Lists,
-        at: usize,
-        range: Range<usize>,
-        tree: &mut TreeSum<f32>,
-    ) -> usize {
-        let Request { users, term, .. } = self.request;
-        let rest = &lists.rows[range.clone()];
-        let place = usize::from(lists.place_of_row[rest[0] as usize]);
-        let next = lists.first_rows[place + 1];
-        let n = rest.iter().position(|&row| row >= next).unwrap_or(rest.len());
-        let pairs = Pairs { rows: &rest[..n], confidences: &lists.confidences[range.start..][..n] };
-        let ahead = &lists.rows[lists.rows.len().min(range.start + AHEAD)..];
-        users.prefetch(simd, ahead, n);
-        let leaf = tree.leaf(self.request.by_item.shards[place]);
-        add(simd, term, leaf, pairs, users, row_of(self.v, at, users.stride));
-        range.start + n
     }
 }
 
@@ -301,17 +355,20 @@ pub(super) fn add<S: Simd>(
     term: Term,
     leaf: &mut [f32],
     pairs: Pairs<'_, u32>,
+    plain: &[u32],
     users: Fixed<'_>,
     v: &[f32],
 ) {
     match term {
         Term::Residual => residual(simd, leaf, pairs, users, v),
-        Term::Product => product(simd, leaf, pairs, users, v),
+        Term::Product => return product(simd, leaf, pairs, users, v),
         Term::Normal => {
             let (matrix, rhs) = leaf.split_at_mut(triangle::len(users.n_factors));
             triangle::add_pairs(matrix, rhs, pairs, users);
         }
     }
+    let rhs = leaf.len() - users.stride;
+    add_plain(simd, &mut leaf[rhs..], plain, users);
 }
 
 /// A row of v, which is empty where none is read.

@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::objective::pair;
-use super::pairs;
-use super::rows::{RowInput, System};
-use super::users::{PREFETCHED, Params, USERS_PER_TASK, Users, input};
+use super::pairs::{self, Pairs, Parts};
+use super::rows::System;
+use super::users::{PREFETCHED, Params, USERS_PER_TASK, Users, lambda_of};
 use crate::kernels::simd::{Kernel, Simd, dispatch, dot};
 use crate::types::ItemIdx;
 
@@ -62,6 +62,7 @@ impl Kernel for Task<'_> {
     fn run<S: Simd>(self, simd: S) -> ShardLoss {
         let Self { x, first, users, system, params } = self;
         let (mut loss, mut scores) = (ShardLoss::default(), Vec::new());
+        let mut parts = Parts::default();
         for (at, x) in x.chunks_exact(system.fixed.stride).enumerate() {
             if users.solved.is_some_and(|solved| !solved[first + at]) {
                 continue;
@@ -69,27 +70,46 @@ impl Kernel for Task<'_> {
             if first + at + 1 < users.len() {
                 system.fixed.prefetch(simd, users.of(first + at + 1).rows, PREFETCHED);
             }
-            let input = input(users.of(first + at), params);
-            add_user(simd, &mut loss, x, &input, system, &mut scores);
+            let pairs = users.of(first + at);
+            parts.set(pairs, system.fixed.base);
+            let lambda = lambda_of(pairs, params);
+            add_user(simd, &mut loss, x, &parts, lambda, system, &mut scores);
         }
         loss
     }
 }
 
-/// Adds what one user adds; `scores` is scratch.
+/// Adds what one user adds, plain pairs last; `scores` is scratch.
 #[inline(always)]
 pub(super) fn add_user<S: Simd>(
     simd: S,
     loss: &mut ShardLoss,
     x: &[f32],
-    input: &RowInput<'_, ItemIdx>,
+    parts: &Parts<ItemIdx>,
+    lambda: f32,
     system: System<'_>,
     scores: &mut Vec<f32>,
 ) {
+    let (Pairs { rows, confidences }, plain) = (parts.weighted(), parts.plain());
+    scores.resize(rows.len().max(plain.len()), 0.0);
+    let of_rows = &mut scores[..rows.len()];
+    pairs::scores(simd, of_rows, rows, system.fixed, x);
+    add_pairs(loss, of_rows, confidences.iter().copied(), system);
+    let of_plain = &mut scores[..plain.len()];
+    pairs::scores(simd, of_plain, plain, system.fixed, x);
+    add_pairs(loss, of_plain, std::iter::repeat(system.fixed.base), system);
+    loss.regularization += f64::from(lambda) * f64::from(dot(simd, x, x));
+}
+
+#[inline(always)]
+fn add_pairs(
+    loss: &mut ShardLoss,
+    scores: &[f32],
+    confidences: impl Iterator<Item = f32>,
+    system: System<'_>,
+) {
     let unobserved = f64::from(system.unobserved);
-    scores.resize(input.pairs.rows.len(), 0.0);
-    pairs::scores(simd, scores, input.pairs.rows, system.fixed, x);
-    for (&score, &confidence) in scores.iter().zip(input.pairs.confidences) {
+    for (&score, confidence) in scores.iter().zip(confidences) {
         let pair = pair(confidence, system.fixed.base);
         let score = f64::from(score);
         let weight = unobserved + f64::from(pair.extra);
@@ -98,7 +118,6 @@ pub(super) fn add_user<S: Simd>(
         loss.squares += score * score;
         loss.weight += weight;
     }
-    loss.regularization += f64::from(input.lambda) * f64::from(dot(simd, x, x));
 }
 
 /// The value of the objective, from the sums over all shards.

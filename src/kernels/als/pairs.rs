@@ -34,6 +34,57 @@ pub struct Pairs<'a, R> {
     pub confidences: &'a [f32],
 }
 
+/// Whether a pair is plain: liked, with the weight of a pair that nobody observed. It adds to the
+/// right-hand side alone, and products with A need not look at it.
+#[inline(always)]
+pub(super) fn is_plain(confidence: f32, base: f32) -> bool {
+    confidence == base
+}
+
+/// The pairs of one row in two parts, each in their order.
+#[derive(Debug, Default)]
+pub(super) struct Parts<R> {
+    rows: Vec<R>,
+    confidences: Vec<f32>,
+    plain: Vec<R>,
+    ends: (usize, usize),
+}
+
+impl<R: Row + Default> Parts<R> {
+    /// Takes over the pairs of another row.
+    #[inline(always)]
+    pub(super) fn set(&mut self, pairs: Pairs<'_, R>, base: f32) {
+        let len = pairs.rows.len();
+        if self.rows.len() < len {
+            self.rows.resize(len, R::default());
+            self.plain.resize(len, R::default());
+            self.confidences.resize(len, 0.0);
+        }
+        let (mut weighted, mut plain) = (0, 0);
+        for (&row, &confidence) in pairs.rows.iter().zip(pairs.confidences) {
+            // Both are written, since a guess would be wrong too often.
+            self.plain[plain] = row;
+            (self.rows[weighted], self.confidences[weighted]) = (row, confidence);
+            plain += usize::from(is_plain(confidence, base));
+            weighted += usize::from(!is_plain(confidence, base));
+        }
+        self.ends = (weighted, plain);
+    }
+
+    /// The pairs that are not plain.
+    #[inline(always)]
+    pub(super) fn weighted(&self) -> Pairs<'_, R> {
+        let end = self.ends.0;
+        Pairs { rows: &self.rows[..end], confidences: &self.confidences[..end] }
+    }
+
+    /// The rows of plain pairs.
+    #[inline(always)]
+    pub(super) fn plain(&self) -> &[R] {
+        &self.plain[..self.ends.1]
+    }
+}
+
 /// The side that is held fixed: `[n_rows, stride]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Fixed<'a> {
@@ -95,6 +146,9 @@ impl<'a> Fixed<'a> {
     }
 }
 
+/// Pairs that are added together.
+pub(super) const BLOCK: usize = 4;
+
 /// Bytes of a line of the cache.
 const LINE: usize = 64;
 
@@ -109,8 +163,8 @@ pub(super) fn residual<S: Simd, R: Row>(
     v: &[f32],
 ) {
     match fixed.halves {
-        Some(halves) => AddPairs::<R, _, true>::new(pairs, fixed, halves.all()).run(simd, sum, v),
-        None => AddPairs::<R, _, true>::new(pairs, fixed, fixed.whole()).run(simd, sum, v),
+        Some(halves) => AddPairs::new(pairs, fixed.base, halves.all()).residual(simd, sum, v),
+        None => AddPairs::new(pairs, fixed.base, fixed.whole()).residual(simd, sum, v),
     }
 }
 
@@ -124,8 +178,17 @@ pub(super) fn product<S: Simd, R: Row>(
     v: &[f32],
 ) {
     match fixed.halves {
-        Some(halves) => AddPairs::<R, _, false>::new(pairs, fixed, halves.all()).run(simd, sum, v),
-        None => AddPairs::<R, _, false>::new(pairs, fixed, fixed.whole()).run(simd, sum, v),
+        Some(halves) => AddPairs::new(pairs, fixed.base, halves.all()).product(simd, sum, v),
+        None => AddPairs::new(pairs, fixed.base, fixed.whole()).product(simd, sum, v),
+    }
+}
+
+/// sum += base · f of each row: what plain pairs add to the right-hand side.
+#[inline(always)]
+pub(super) fn add_plain<S: Simd, R: Row>(simd: S, sum: &mut [f32], rows: &[R], fixed: Fixed<'_>) {
+    match fixed.halves {
+        Some(halves) => halves.all().add_rows(simd, sum, rows, fixed.base),
+        None => fixed.whole().add_rows(simd, sum, rows, fixed.base),
     }
 }
 
@@ -171,19 +234,77 @@ impl<N: Number> Numbers<'_, N> {
         let (v, _) = v.as_chunks::<LANES>();
         let v = scaled_row::<S, GROUPS>(simd, v.try_into().expect("a row of v"), self.unit);
         let factors = self.numbers.as_chunks::<LANES>().0.as_chunks::<GROUPS>().0;
-        let (blocks, rest) = rows.as_chunks::<LANES>();
-        let (of_blocks, of_rest) = out.as_chunks_mut::<LANES>();
+        let (blocks, rest) = rows.as_chunks::<BLOCK>();
+        let (of_blocks, of_rest) = out.as_chunks_mut::<BLOCK>();
         for (out, rows) in of_blocks.iter_mut().zip(blocks) {
-            let mut lanes = [simd.splat(0.0); LANES];
-            for lane in 0..LANES {
-                let row = load_row::<S, N, GROUPS>(simd, &factors[rows[lane].at()]);
-                lanes[lane] = lanes_of_score(simd, &row, &v);
+            let mut lanes = [simd.splat(0.0); BLOCK];
+            for at in 0..BLOCK {
+                let row = load_row::<S, N, GROUPS>(simd, &factors[rows[at].at()]);
+                lanes[at] = lanes_of_score(simd, &row, &v);
             }
-            simd.store(simd.fold_each(lanes), out);
+            let mut quarters = [0.0; LANES];
+            simd.store(simd.fold_four(lanes), &mut quarters);
+            for at in 0..BLOCK {
+                out[at] = quarters[at * (LANES / BLOCK)];
+            }
         }
         for (out, row) in of_rest.iter_mut().zip(rest) {
             let row = load_row::<S, N, GROUPS>(simd, &factors[row.at()]);
             *out = simd.fold(lanes_of_score(simd, &row, &v));
+        }
+    }
+
+    /// sum += weight · f of each row.
+    #[inline(always)]
+    fn add_rows<S: Simd, R: Row>(self, simd: S, sum: &mut [f32], rows: &[R], weight: f32) {
+        let (sum, _) = sum.as_chunks_mut::<LANES>();
+        let weight = weight * self.unit;
+        if let Ok(sum) = <&mut [_; 4]>::try_from(&mut *sum) {
+            self.add_rows_to::<S, R, 4>(simd, sum, rows, weight);
+        } else if let Ok(sum) = <&mut [_; 8]>::try_from(&mut *sum) {
+            self.add_rows_to::<S, R, 8>(simd, sum, rows, weight);
+        } else {
+            let (groups, _) = self.numbers.as_chunks::<LANES>();
+            for row in rows {
+                let row = &groups[row.at() * sum.len()..][..sum.len()];
+                for (sum, row) in sum.iter_mut().zip(row) {
+                    let added =
+                        simd.mul_add(simd.splat(weight), N::load(simd, row), simd.load(sum));
+                    simd.store(added, sum);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn add_rows_to<S: Simd, R: Row, const GROUPS: usize>(
+        self,
+        simd: S,
+        sum: &mut [[f32; LANES]; GROUPS],
+        rows: &[R],
+        weight: f32,
+    ) {
+        let mut lanes = load_row::<S, f32, GROUPS>(simd, sum);
+        self.add_rows_in_registers(simd, &mut lanes, rows, weight);
+        store_row(simd, sum, &lanes, 1.0);
+    }
+
+    /// The same in units of the numbers.
+    #[inline(always)]
+    pub(super) fn add_rows_in_registers<S: Simd, R: Row, const GROUPS: usize>(
+        self,
+        simd: S,
+        sum: &mut [S::Lanes; GROUPS],
+        rows: &[R],
+        weight: f32,
+    ) {
+        let factors = self.numbers.as_chunks::<LANES>().0.as_chunks::<GROUPS>().0;
+        let weight = simd.splat(weight);
+        for row in rows {
+            let row = load_row::<S, N, GROUPS>(simd, &factors[row.at()]);
+            for group in 0..GROUPS {
+                sum[group] = simd.mul_add(weight, row[group], sum[group]);
+            }
         }
     }
 
@@ -200,33 +321,43 @@ impl<N: Number> Numbers<'_, N> {
 }
 
 /// Either sum.
-pub(super) struct AddPairs<'a, R, N, const RESIDUAL: bool> {
+pub(super) struct AddPairs<'a, R, N> {
     pairs: Pairs<'a, R>,
     base: f32,
     rows: Numbers<'a, N>,
 }
 
-impl<'a, R: Row, N: Number, const RESIDUAL: bool> AddPairs<'a, R, N, RESIDUAL> {
+impl<'a, R: Row, N: Number> AddPairs<'a, R, N> {
     #[inline(always)]
-    pub(super) fn new(pairs: Pairs<'a, R>, fixed: Fixed<'_>, rows: Numbers<'a, N>) -> Self {
-        Self { pairs, base: fixed.base, rows }
+    pub(super) fn new(pairs: Pairs<'a, R>, base: f32, rows: Numbers<'a, N>) -> Self {
+        Self { pairs, base, rows }
+    }
+
+    #[inline(always)]
+    pub(super) fn residual<S: Simd>(self, simd: S, sum: &mut [f32], v: &[f32]) {
+        self.run::<S, true>(simd, sum, v);
+    }
+
+    #[inline(always)]
+    pub(super) fn product<S: Simd>(self, simd: S, sum: &mut [f32], v: &[f32]) {
+        self.run::<S, false>(simd, sum, v);
     }
 
     /// The common widths have code of their own, in which sums stay in registers; the bits are the
     /// same.
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S, sum: &mut [f32], v: &[f32]) {
+    fn run<S: Simd, const RESIDUAL: bool>(self, simd: S, sum: &mut [f32], v: &[f32]) {
         match v.len() / LANES {
-            1 => self.in_registers::<S, 1>(simd, sum, v),
-            2 => self.in_registers::<S, 2>(simd, sum, v),
-            4 => self.in_registers::<S, 4>(simd, sum, v),
-            8 => self.in_registers::<S, 8>(simd, sum, v),
-            _ => self.in_memory(simd, sum, v),
+            1 => self.in_registers::<S, RESIDUAL, 1>(simd, sum, v),
+            2 => self.in_registers::<S, RESIDUAL, 2>(simd, sum, v),
+            4 => self.in_registers::<S, RESIDUAL, 4>(simd, sum, v),
+            8 => self.in_registers::<S, RESIDUAL, 8>(simd, sum, v),
+            _ => self.in_memory::<S, RESIDUAL>(simd, sum, v),
         }
     }
 
     #[inline(always)]
-    fn in_memory<S: Simd>(self, simd: S, sum: &mut [f32], v: &[f32]) {
+    fn in_memory<S: Simd, const RESIDUAL: bool>(self, simd: S, sum: &mut [f32], v: &[f32]) {
         sum.fill(0.0);
         let (sum, _) = sum.as_chunks_mut::<LANES>();
         for (&row, &confidence) in self.pairs.rows.iter().zip(self.pairs.confidences) {
@@ -244,70 +375,70 @@ impl<'a, R: Row, N: Number, const RESIDUAL: bool> AddPairs<'a, R, N, RESIDUAL> {
     }
 
     #[inline(always)]
-    fn in_registers<S: Simd, const GROUPS: usize>(self, simd: S, sum: &mut [f32], v: &[f32]) {
+    fn in_registers<S: Simd, const RESIDUAL: bool, const GROUPS: usize>(
+        self,
+        simd: S,
+        sum: &mut [f32],
+        v: &[f32],
+    ) {
         let (v, _) = v.as_chunks::<LANES>();
         let v = scaled_row::<S, GROUPS>(simd, v.try_into().expect("a row of v"), self.rows.unit);
         let mut lanes = [simd.splat(0.0); GROUPS];
-        let rest = self.blocks::<S, GROUPS, LANES>(simd, self.pairs, &mut lanes, &v);
-        let rest = self.blocks::<S, GROUPS, 4>(simd, rest, &mut lanes, &v);
-        self.blocks::<S, GROUPS, 1>(simd, rest, &mut lanes, &v);
+        self.add::<S, RESIDUAL, GROUPS>(simd, &mut lanes, &v);
         let (sum, _) = sum.as_chunks_mut::<LANES>();
         store_row(simd, sum.try_into().expect("a row of the sum"), &lanes, self.rows.unit);
     }
 
-    /// Adds pairs N at a time, whose products are folded together, and returns what is left over.
-    /// `v` is scaled by the unit of the rows, and the sum is to be.
+    /// Adds all pairs, four at a time, whose products are folded together. What is missing in the last
+    /// four is filled up by pairs that add nothing: with the confidence −`base`. `v` is scaled by the
+    /// unit of the rows, and the sum is to be.
     #[inline(always)]
-    pub(super) fn blocks<'p, S: Simd, const GROUPS: usize, const SIZE: usize>(
+    pub(super) fn add<S: Simd, const RESIDUAL: bool, const GROUPS: usize>(
         &self,
         simd: S,
-        pairs: Pairs<'p, R>,
         sum: &mut [S::Lanes; GROUPS],
         v: &[S::Lanes; GROUPS],
-    ) -> Pairs<'p, R> {
-        let (factors, _) = self.rows.numbers.as_chunks::<LANES>();
-        let (factors, _) = factors.as_chunks::<GROUPS>();
-        let (rows, rest) = pairs.rows.as_chunks::<SIZE>();
-        let (confidences, confidences_rest) = pairs.confidences.as_chunks::<SIZE>();
+    ) {
+        let (rows, last_rows) = self.pairs.rows.as_chunks::<BLOCK>();
+        let (confidences, last_confidences) = self.pairs.confidences.as_chunks::<BLOCK>();
         for (rows, confidences) in rows.iter().zip(confidences) {
-            let mut scores = [simd.splat(0.0); LANES];
-            for lane in 0..SIZE {
-                let row = load_row::<S, N, GROUPS>(simd, &factors[rows[lane].at()]);
-                scores[lane] = lanes_of_score(simd, &row, v);
-            }
-            let (mut weights, apart) = ([0.0; LANES], if SIZE == 4 { 4 } else { 1 });
-            if SIZE == 1 {
-                weights[0] = weight::<RESIDUAL>(confidences[0], self.base, simd.fold(scores[0]));
-            } else {
-                let (scores, confidences) = in_lanes(simd, scores, confidences);
-                let lanes = lanes_of_weight::<S, RESIDUAL>(simd, confidences, self.base, scores);
-                simd.store(lanes, &mut weights);
-            }
-            for lane in 0..SIZE {
-                let row = load_row::<S, N, GROUPS>(simd, &factors[rows[lane].at()]);
-                let weight = simd.splat(weights[lane * apart]);
-                for group in 0..GROUPS {
-                    sum[group] = simd.mul_add(weight, row[group], sum[group]);
-                }
+            self.add_block::<S, RESIDUAL, GROUPS>(simd, rows, confidences, sum, v);
+        }
+        if let Some(&row) = last_rows.first() {
+            let (mut rows, mut confidences) = ([row; BLOCK], [-self.base; BLOCK]);
+            rows[..last_rows.len()].copy_from_slice(last_rows);
+            confidences[..last_rows.len()].copy_from_slice(last_confidences);
+            self.add_block::<S, RESIDUAL, GROUPS>(simd, &rows, &confidences, sum, v);
+        }
+    }
+
+    #[inline(always)]
+    fn add_block<S: Simd, const RESIDUAL: bool, const GROUPS: usize>(
+        &self,
+        simd: S,
+        rows: &[R; BLOCK],
+        confidences: &[f32; BLOCK],
+        sum: &mut [S::Lanes; GROUPS],
+        v: &[S::Lanes; GROUPS],
+    ) {
+        let factors = self.rows.numbers.as_chunks::<LANES>().0.as_chunks::<GROUPS>().0;
+        let mut scores = [simd.splat(0.0); BLOCK];
+        for at in 0..BLOCK {
+            let row = load_row::<S, N, GROUPS>(simd, &factors[rows[at].at()]);
+            scores[at] = lanes_of_score(simd, &row, v);
+        }
+        let (scores, confidences) = (simd.fold_four(scores), simd.quarters(confidences));
+        let mut weights = [0.0; LANES];
+        let lanes = lanes_of_weight::<S, RESIDUAL>(simd, confidences, self.base, scores);
+        simd.store(lanes, &mut weights);
+        for at in 0..BLOCK {
+            let row = load_row::<S, N, GROUPS>(simd, &factors[rows[at].at()]);
+            let weight = simd.splat(weights[at * (LANES / BLOCK)]);
+            for group in 0..GROUPS {
+                sum[group] = simd.mul_add(weight, row[group], sum[group]);
             }
         }
-        Pairs { rows: rest, confidences: confidences_rest }
     }
-}
-
-/// Four or sixteen scores, folded, and confidences: in quarters, or a lane each.
-#[inline(always)]
-fn in_lanes<S: Simd>(
-    simd: S,
-    scores: [S::Lanes; LANES],
-    confidences: &[f32],
-) -> (S::Lanes, S::Lanes) {
-    if let Ok(four) = confidences.try_into() {
-        let [a, b, c, d, ..] = scores;
-        return (simd.fold_four([a, b, c, d]), simd.quarters(four));
-    }
-    let all = confidences.try_into().expect("four or a whole group");
-    (simd.fold_each(scores), simd.load(all))
 }
 
 /// What a pair's row is multiplied with, when its product with v is `score`.

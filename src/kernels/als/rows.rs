@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
+use super::halves::Numbers;
 use super::item_sums::Sums;
-use super::pairs::{Fixed, Pairs, Row, product, residual};
+use super::pairs::{AddPairs, Fixed, Pairs, Row};
 use super::triangle;
 use crate::kernels::simd::{Kernel, LANES, Simd, add_scaled, dispatch, dot};
 
@@ -243,7 +244,23 @@ impl Scratch {
 #[derive(Clone, Copy)]
 pub(super) struct RowInput<'a, R> {
     pub(super) pairs: Pairs<'a, R>,
+    /// What plain pairs beside these add to the right-hand side, if there are any.
+    pub(super) plain: Option<&'a [f32]>,
     pub(super) lambda: f32,
+}
+
+impl<R> RowInput<'_, R> {
+    #[inline(always)]
+    fn is_empty(&self) -> bool {
+        self.pairs.rows.is_empty() && self.plain.is_none()
+    }
+
+    #[inline(always)]
+    fn add_plain_to<S: Simd>(&self, simd: S, rhs: &mut [f32]) {
+        if let Some(plain) = self.plain {
+            add_scaled(simd, rhs, 1.0, plain);
+        }
+    }
 }
 
 /// Steps of conjugate gradient on up to [`TOGETHER`] rows `x`, whose pairs are at hand, each with its
@@ -253,12 +270,12 @@ pub(super) struct RowInput<'a, R> {
 pub(super) fn descend<S: Simd, R: Row>(
     simd: S,
     x: &mut [f32],
-    inputs: &[Option<(RowInput<'_, R>, Fixed<'_>)>; TOGETHER],
+    inputs: &[Option<(RowInput<'_, R>, Numbers<'_, f32>)>; TOGETHER],
     system: System<'_>,
     steps: usize,
     scratch: &mut Scratch,
 ) -> usize {
-    let stride = system.fixed.stride;
+    let Fixed { stride, base, .. } = system.fixed;
     let (n_rows, size) = (x.len() / stride, x.len());
     let (residuals, rest) = scratch.numbers.split_at_mut(size);
     let (directions, rest) = rest.split_at_mut(size);
@@ -268,13 +285,14 @@ pub(super) fn descend<S: Simd, R: Row>(
     unobserved_lambdas(inputs, &mut lambdas);
     unobserved_products(simd, directions, system, &lambdas[..n_rows], x);
     for (at, input) in inputs.iter().enumerate().take(n_rows) {
-        let Some((input, fixed)) = input else { continue };
+        let Some((input, numbers)) = input else { continue };
         let mut row = CgRow::of(at, stride, x, residuals, directions);
-        if input.pairs.rows.is_empty() {
+        if input.is_empty() {
             row.x.fill(0.0);
             continue;
         }
-        residual(simd, row.residual, input.pairs, *fixed, row.x);
+        AddPairs::new(input.pairs, base, *numbers).residual(simd, row.residual, row.x);
+        input.add_plain_to(simd, row.residual);
         standings[at] = row.start(simd);
     }
     for _ in 0..steps {
@@ -283,12 +301,12 @@ pub(super) fn descend<S: Simd, R: Row>(
         }
         unobserved_products(simd, products, system, &lambdas[..n_rows], directions);
         for (at, input) in inputs.iter().enumerate().take(n_rows) {
-            let Some((input, fixed)) = input else { continue };
+            let Some((input, numbers)) = input else { continue };
             if standings[at].is_done() {
                 continue;
             }
             let mut row = CgRow::of(at, stride, x, residuals, directions);
-            product(simd, sum, input.pairs, *fixed, row.direction);
+            AddPairs::new(input.pairs, base, *numbers).product(simd, sum, row.direction);
             let rest = &mut products[at * stride..][..stride];
             row.step(simd, &mut standings[at], sum, rest);
         }
@@ -298,7 +316,7 @@ pub(super) fn descend<S: Simd, R: Row>(
 
 #[inline(always)]
 fn unobserved_lambdas<R>(
-    inputs: &[Option<(RowInput<'_, R>, Fixed<'_>)>; TOGETHER],
+    inputs: &[Option<(RowInput<'_, R>, Numbers<'_, f32>)>; TOGETHER],
     lambdas: &mut [f32; TOGETHER],
 ) {
     for (lambda, input) in lambdas.iter_mut().zip(inputs) {
@@ -318,7 +336,7 @@ pub(super) fn solve<S: Simd, R: Row>(
     scratch: &mut Scratch,
 ) -> bool {
     x.fill(0.0);
-    if input.pairs.rows.is_empty() {
+    if input.is_empty() {
         return true;
     }
     let triangle = factor(simd, input, system, scratch, x);
@@ -341,6 +359,7 @@ pub(super) fn factor<'s, S: Simd, R: Row>(
     let matrix = &mut scratch.numbers[..triangle::len(n_factors)];
     matrix.fill(0.0);
     triangle::add_pairs(matrix, rhs, input.pairs, system.fixed);
+    input.add_plain_to(simd, rhs);
     triangle::add_matrix(simd, matrix, system.gram, stride, system.unobserved, input.lambda);
     triangle::factorize(matrix, n_factors).then_some(matrix)
 }

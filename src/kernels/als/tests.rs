@@ -62,7 +62,8 @@ fn objectives() -> impl Strategy<Value = Objective> {
 fn logs() -> impl Strategy<Value = Log> {
     let user = prop::collection::btree_map(
         0u32..12,
-        prop_oneof![4 => 0.2f64..5.0, 1 => -3f64..-0.5],
+        // With α = 2 a half is a plain pair of `Implicit`.
+        prop_oneof![4 => 0.2f64..5.0, 3 => Just(0.5), 1 => -3f64..-0.5, 1 => Just(-0.5)],
         0..8,
     );
     let shards = (0u32..4).prop_flat_map(move |log2| {
@@ -276,7 +277,7 @@ proptest! {
                     let of_user = shard.users().of(user);
                     let rows = of_user.rows.iter().map(|row| row.index());
                     let pairs: Vec<_> = rows.zip(of_user.confidences.iter().copied()).collect();
-                    let lambda = users::input(of_user, params).lambda;
+                    let lambda = users::lambda_of(of_user, params);
                     let expected = log.dense(&pairs, &items, log.n_items, lambda);
                     let row = &x[user * stride..][..stride];
                     assert_close(row, &expected, 2e-3);
@@ -315,7 +316,12 @@ proptest! {
     }
 
     #[test]
-    fn walks_and_processes_sum_to_the_same_bits(log in logs(), cut in 0u32..9) {
+    fn walks_and_processes_sum_to_the_same_bits(
+        mut log in logs(),
+        wide in prop::option::of(prop::sample::select(vec![16, 32, 50, 64, 128])),
+        cut in 0u32..9,
+    ) {
+        log.n_factors = wide.unwrap_or(log.n_factors);
         let users = log.factors(log.n_users(), 5);
         let v = log.factors(log.n_items, 3);
         let (tiles, lists) = (log.by_item(Walk::Tiles), log.by_item(Walk::ItemByItem));
@@ -473,7 +479,7 @@ proptest! {
             let of_user = shard.users().of(user);
             let rows = of_user.rows.iter().map(|row| row.index());
             let pairs: Vec<_> = rows.zip(of_user.confidences.iter().copied()).collect();
-            let lambda = users::input(of_user, params).lambda;
+            let lambda = users::lambda_of(of_user, params);
             let recommended: Vec<ItemIdx> = (0..log.n_items as u32).map(ItemIdx).collect();
             let found = explain(user, &recommended, shard.users(), system, params);
             for (item, found) in recommended.iter().zip(found) {

@@ -2,11 +2,12 @@
 
 use rayon::prelude::*;
 
+use super::halves::Numbers;
 use super::loss::{ShardLoss, add_user};
-use super::pairs::{Fixed, Pairs};
+use super::pairs::{Fixed, Pairs, Parts, add_plain, is_plain};
 use super::rows::{RowInput, Scratch, SolveError, System, TOGETHER, check_finite, descend, solve};
 use super::{Objective, Solver};
-use crate::kernels::simd::{Kernel, LANES, Simd, dispatch};
+use crate::kernels::simd::{Kernel, Simd, dispatch};
 use crate::types::{ItemIdx, ItemLists};
 
 /// Users of one shard: what they did, as confidences.
@@ -29,6 +30,13 @@ impl<'a> Users<'a> {
     /// The users that are solved for.
     pub(super) fn solved_rows(self) -> impl Iterator<Item = usize> + 'a {
         (0..self.len()).filter(move |&row| self.solved.is_none_or(|solved| solved[row]))
+    }
+
+    /// Pairs of users that are solved for that are liked and weigh what unobserved ones do; `base` is
+    /// [`Objective::base`].
+    pub fn n_plain(&self, base: f32) -> i64 {
+        let of_row = |row| self.of(row).confidences.iter().filter(|c| is_plain(**c, base)).count();
+        self.solved_rows().map(of_row).sum::<usize>() as i64
     }
 
     /// The pairs of one user.
@@ -127,12 +135,12 @@ impl Kernel for Task<'_> {
                     let next = users.of(row + TOGETHER).rows;
                     system.fixed.prefetch(simd, next, PREFETCHED);
                 }
-                let (input, fixed) =
-                    side_by_side(simd, near, input(users.of(row), params), system.fixed);
+                let lambda = lambda_of(users.of(row), params);
+                near.set(simd, users.of(row), system.fixed);
                 if with_loss {
-                    add_user(simd, &mut loss, x, &input, System { fixed, ..system }, scores);
+                    add_user(simd, &mut loss, x, &near.parts, lambda, system, scores);
                 }
-                inputs[at] = Some((input, fixed));
+                inputs[at] = Some(near.input(lambda));
             }
             match params.solver {
                 Solver::ConjugateGradient { steps } => {
@@ -153,14 +161,14 @@ impl Kernel for Task<'_> {
 fn solve_each<S: Simd>(
     simd: S,
     x: &mut [f32],
-    inputs: &[Option<(RowInput<'_, ItemIdx>, Fixed<'_>)>; TOGETHER],
+    inputs: &[Option<(RowInput<'_, u32>, Numbers<'_, f32>)>; TOGETHER],
     system: System<'_>,
     scratch: &mut Scratch,
 ) -> Result<(), usize> {
     for ((at, x), input) in x.chunks_exact_mut(system.fixed.stride).enumerate().zip(inputs) {
-        if let Some((input, fixed)) = input
-            && !solve(simd, x, input, System { fixed: *fixed, ..system }, scratch)
-        {
+        let Some((input, numbers)) = input else { continue };
+        let fixed = Fixed { factors: numbers.numbers, halves: None, ..system.fixed };
+        if !solve(simd, x, input, System { fixed, ..system }, scratch) {
             return Err(at);
         }
     }
@@ -170,8 +178,7 @@ fn solve_each<S: Simd>(
 /// What is kept from user to user.
 struct Room {
     scratch: Scratch,
-    /// Rows of the items of each user.
-    near: [Vec<f32>; TOGETHER],
+    near: [Near; TOGETHER],
     scores: Vec<f32>,
 }
 
@@ -182,47 +189,45 @@ impl Room {
     }
 }
 
-/// Bytes of a user's rows that are copied beside each other: a quarter of a core's second cache, as few
-/// of the users that are solved together have so many.
-const NEAR_BYTES: usize = 1 << 19;
-
-/// Places of rows that lie one behind the other.
-static IN_ORDER: [ItemIdx; NEAR_BYTES / (4 * LANES)] = {
-    let mut places = [ItemIdx(0); NEAR_BYTES / (4 * LANES)];
-    let mut at = 0;
-    while at < places.len() {
-        places[at] = ItemIdx(at as u32);
-        at += 1;
-    }
-    places
-};
-
-/// The same equations with the user's rows copied one behind the other, where they are not too many:
-/// all passes but this one find them near.
-#[inline(always)]
-fn side_by_side<'a, S: Simd>(
-    simd: S,
-    near: &'a mut Vec<f32>,
-    input: RowInput<'a, ItemIdx>,
-    fixed: Fixed<'a>,
-) -> (RowInput<'a, ItemIdx>, Fixed<'a>) {
-    let RowInput { pairs: Pairs { rows, confidences }, lambda } = input;
-    let len = rows.len() * fixed.stride;
-    if 4 * len > NEAR_BYTES {
-        return (input, fixed);
-    }
-    near.resize(near.len().max(len), 0.0);
-    let near = &mut near[..len];
-    fixed.gather(simd, near, rows);
-    let fixed = Fixed { factors: near, halves: None, ..fixed };
-    let pairs = Pairs { rows: &IN_ORDER[..rows.len()], confidences };
-    (RowInput { pairs, lambda }, fixed)
+/// What one user is solved from: all passes but one find it near.
+#[derive(Default)]
+struct Near {
+    parts: Parts<ItemIdx>,
+    /// Rows of the pairs that are not plain, one behind the other, and their places.
+    factors: Vec<f32>,
+    places: Vec<u32>,
+    /// What plain pairs add to the right-hand side.
+    plain: Vec<f32>,
 }
 
-#[inline(always)]
-pub(super) fn input<'a>(pairs: Pairs<'a, ItemIdx>, params: Params<'_>) -> RowInput<'a, ItemIdx> {
+impl Near {
+    /// Fetches what belongs to the pairs of another user.
+    #[inline(always)]
+    fn set<S: Simd>(&mut self, simd: S, pairs: Pairs<'_, ItemIdx>, fixed: Fixed<'_>) {
+        self.parts.set(pairs, fixed.base);
+        let rows = self.parts.weighted().rows;
+        if self.places.len() < rows.len() {
+            self.places = (0..rows.len() as u32).collect();
+            self.factors.resize(rows.len() * fixed.stride, 0.0);
+        }
+        fixed.gather(simd, &mut self.factors[..rows.len() * fixed.stride], rows);
+        self.plain.clear();
+        self.plain.resize(fixed.stride, 0.0);
+        add_plain(simd, &mut self.plain, self.parts.plain(), fixed);
+    }
+
+    #[inline(always)]
+    fn input(&self, lambda: f32) -> (RowInput<'_, u32>, Numbers<'_, f32>) {
+        let Pairs { rows, confidences } = self.parts.weighted();
+        let plain = (!self.parts.plain().is_empty()).then_some(&self.plain[..]);
+        let pairs = Pairs { rows: &self.places[..rows.len()], confidences };
+        (RowInput { pairs, plain, lambda }, Numbers { numbers: &self.factors, unit: 1.0 })
+    }
+}
+
+/// λ of a user.
+pub(super) fn lambda_of(pairs: Pairs<'_, ItemIdx>, params: Params<'_>) -> f32 {
     let positive = pairs.confidences.iter().filter(|&&confidence| confidence > 0.0).count();
     let n_observed = pairs.rows.len() as u64;
-    let lambda = params.objective.regularization_of(n_observed, positive as u64, params.n_items);
-    RowInput { pairs, lambda }
+    params.objective.regularization_of(n_observed, positive as u64, params.n_items)
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Half, LANES, Simd, TRANSPOSED};
+use super::{Half, LANES, Simd};
 
 /// Proof that AVX2, FMA and F16C were detected: only [`dispatch`](super::dispatch) makes one.
 #[derive(Clone, Copy, Debug)]
@@ -73,34 +73,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn fold(self, lanes: Self::Lanes) -> f32 {
         unsafe { super::fold_8(_mm256_add_ps(lanes[0], lanes[1])) }
-    }
-
-    #[inline(always)]
-    fn fold_each(self, rows: [Self::Lanes; LANES]) -> Self::Lanes {
-        // Loops and no closures: a closure is compiled without the instructions of its caller.
-        let mut sums = self.splat(0.0);
-        for half in 0..2 {
-            unsafe {
-                let mut fours = [_mm256_setzero_ps(); 4];
-                for place in 0..4 {
-                    let a = rows[TRANSPOSED[place + 4 * half]];
-                    let b = rows[TRANSPOSED[place + 8 + 4 * half]];
-                    let (a, b) = (_mm256_add_ps(a[0], a[1]), _mm256_add_ps(b[0], b[1]));
-                    let even = _mm256_permute2f128_ps::<0x20>(a, b);
-                    fours[place] = _mm256_add_ps(even, _mm256_permute2f128_ps::<0x31>(a, b));
-                }
-                for place in 0..2 {
-                    let (a, b) =
-                        (_mm256_castps_pd(fours[place]), _mm256_castps_pd(fours[place + 2]));
-                    let lower = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
-                    fours[place] = _mm256_add_ps(lower, _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
-                }
-                let (a, b) = (fours[0], fours[1]);
-                let even = _mm256_shuffle_ps::<0b10_00_10_00>(a, b);
-                sums[half] = _mm256_add_ps(even, _mm256_shuffle_ps::<0b11_01_11_01>(a, b));
-            }
-        }
-        sums
     }
 
     #[inline(always)]

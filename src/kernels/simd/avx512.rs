@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Half, LANES, Simd, TRANSPOSED};
+use super::{Half, LANES, Simd};
 
 /// Proof that AVX-512 was detected: only [`dispatch`](super::dispatch) makes one.
 #[derive(Clone, Copy, Debug)]
@@ -61,33 +61,6 @@ impl Simd for Avx512 {
             let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(lanes)));
             let eight = _mm256_add_ps(_mm512_castps512_ps256(lanes), upper);
             super::fold_8(eight)
-        }
-    }
-
-    #[inline(always)]
-    fn fold_each(self, rows: [__m512; LANES]) -> __m512 {
-        // Loops and no closures: a closure is compiled without the instructions of its caller.
-        let mut eights = [self.splat(0.0); 8];
-        let mut fours = [self.splat(0.0); 4];
-        unsafe {
-            for place in 0..8 {
-                let (a, b) = (rows[TRANSPOSED[place]], rows[TRANSPOSED[place + 8]]);
-                let lower = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
-                eights[place] = _mm512_add_ps(lower, _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
-            }
-            for place in 0..4 {
-                let (a, b) = (eights[place], eights[place + 4]);
-                let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
-                fours[place] = _mm512_add_ps(even, _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b));
-            }
-            for place in 0..2 {
-                let (a, b) = (_mm512_castps_pd(fours[place]), _mm512_castps_pd(fours[place + 2]));
-                let lower = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-                fours[place] = _mm512_add_ps(lower, _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-            }
-            let (a, b) = (fours[0], fours[1]);
-            let even = _mm512_shuffle_ps::<0b10_00_10_00>(a, b);
-            _mm512_add_ps(even, _mm512_shuffle_ps::<0b11_01_11_01>(a, b))
         }
     }
 

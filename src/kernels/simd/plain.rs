@@ -53,11 +53,6 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
-    fn fold_each(self, rows: [Self::Lanes; LANES]) -> Self::Lanes {
-        rows.map(|row| self.fold(row))
-    }
-
-    #[inline(always)]
     fn mul(self, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
         std::array::from_fn(|lane| a[lane] * b[lane])
     }
