@@ -25,6 +25,9 @@ use crate::store::{
 
 mod als;
 mod attempts;
+mod changes;
+#[cfg(test)]
+mod changes_tests;
 mod checkpoint;
 mod checkpoint_parts;
 #[cfg(test)]
@@ -232,6 +235,8 @@ struct Job<'a> {
     plan: Plan,
     /// What process 0 found to go on from; none for a job that is not incremental.
     state: Option<StatePlan>,
+    /// What readers saw when the run was planned; none for a job that does not tell its changes.
+    earlier: Option<Current>,
     attempt: &'a Attempt,
     /// When the run began, on the clock of process 0.
     started_at_us: i64,
@@ -418,7 +423,7 @@ fn drive_stages(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
     let began = Usage::now(runtime);
     let output = Output::create(runtime, &request.spec.output.url, &request.base);
     let output = agree(shell, record, output.map_err(Into::into))?;
-    let Go { plan, state, fingerprint, run_id, started_at_us } =
+    let Go { plan, state, earlier, fingerprint, run_id, started_at_us } =
         match start(shell, attempt, &output)? {
             Start::Already(current) => return Ok(Outcome::AlreadyPublished { current }),
             Start::Go(go) => *go,
@@ -442,6 +447,7 @@ fn drive_stages(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
     let job = Job {
         plan,
         state,
+        earlier,
         logs,
         threads,
         attempt,
@@ -475,6 +481,7 @@ enum Start {
 struct Go {
     plan: Plan,
     state: Option<StatePlan>,
+    earlier: Option<Current>,
     fingerprint: String,
     run_id: String,
     started_at_us: i64,
@@ -515,9 +522,10 @@ fn look_and_plan(attempt: &Attempt, output: &Output, cluster: Cluster) -> Result
     }
     let mut plan = frozen.plan(runtime, spec, base, flags, left_out)?;
     let state = StatePlan::find(output, &mut plan, request.state);
+    let earlier = changes::earlier(output, &plan.spec);
     memory::check(&plan, cluster)?;
     let (run_id, started_at_us) = (request.run_id.clone(), attempt.started_at_us);
-    Ok(Start::Go(Box::new(Go { plan, state, fingerprint, run_id, started_at_us })))
+    Ok(Start::Go(Box::new(Go { plan, state, earlier, fingerprint, run_id, started_at_us })))
 }
 
 /// Instructions that results may depend on in their last bits.

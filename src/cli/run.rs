@@ -12,7 +12,6 @@ use super::processes::{self, ProcessArgs, Role, Worker};
 use super::telemetry::{self, Telemetry};
 use super::{SpecArgs, clock, default_threads, print, profile, progress, summary};
 use crate::cluster::{Pulse, Verdict};
-use crate::job::spec::Incremental;
 use crate::run::{self, Cluster, Outcome, Profile, Refused, Request, StateUse};
 
 /// Run a job: read its logs, compute its tables, publish them all or none
@@ -234,7 +233,7 @@ fn request(args: &RunArgs, worker: Option<&Worker>) -> Result<Request> {
     }
     let mut spec = args.spec.load()?;
     if args.since_last {
-        spec.incremental = Some(Incremental { enabled: true });
+        spec.incremental.get_or_insert_default().enabled = true;
     }
     let flags = args.spec.flags(&spec)?;
     let mut observer = progress::observer(args.json || worker.is_some_and(|of| of.index > 0));

@@ -13,7 +13,7 @@ use super::published::{Published, UserList};
 use super::{SpecArgs, published};
 use crate::job::Spec;
 use crate::run::{self, Outcome};
-use crate::store::{Gate, Manifest, Output, PublishedFile};
+use crate::store::{ChangesSince, Gate, Manifest, Output, PublishedFile};
 
 const EXAMPLES: usize = 3;
 const ENTRIES: usize = 4;
@@ -84,6 +84,9 @@ fn counts(manifest: &Manifest) -> String {
     if list_rows > 0 {
         let share = 100.0 * number("list_rows_fallback") as f64 / list_rows as f64;
         let _ = writeln!(out, "lists      {} rows, {share:.1} % fallback", HumanCount(list_rows));
+    }
+    if let Some(ChangesSince { generation, run_id }) = &manifest.changes_since {
+        let _ = writeln!(out, "changes    since generation {generation}, run {run_id}");
     }
     for Gate { name, value, min, max, .. } in &manifest.gates {
         let min = min.map_or(String::new(), |min| format!(", at least {min}"));

@@ -165,14 +165,16 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
     let apart = apart_bytes(items as usize, cluster.threads) as u64;
     let histories_bytes =
         held + sums + apart + rows * row_bytes / 4 + threads * shard_rows.min(rows) * 100;
-    let popularity_bytes = held + threads * TABLE_ROWS * 64;
+    // Beside a file, rows of the earlier one and those of both that differ.
+    let files = if plan.spec.tells_changes() { 3 } else { 1 };
+    let popularity_bytes = held + threads * TABLE_ROWS * 64 * files;
     let neighbors = plan.spec.item_neighbors.as_ref();
     let (gathered, listed) = neighbors.map_or((0, 0), |of| neighbor_sizes(of, all, cluster));
     let of_neighbors = |bytes: u64| if neighbors.is_some() { bytes } else { 0 };
     let lists = 12 * listed + shared(14 * listed);
     let item_neighbors_bytes = of_neighbors(held + gathered + lists);
     let held = held + 12 * listed;
-    let write_neighbors_bytes = of_neighbors(held + 8 * listed + threads * TABLE_ROWS * 64);
+    let write_neighbors_bytes = of_neighbors(held + 8 * listed + threads * TABLE_ROWS * 64 * files);
     let row = plan.spec.als.as_ref().map_or(0, |als| 4 * stride(als.n_factors) as u64);
     let chunk = ITEM_SUMS_BYTES.min(items * row);
     let encoded = threads * 3 * row * TABLE_ROWS;
@@ -189,7 +191,8 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
     let factors = if row == 0 { 0 } else { 4 * pairs + row * (2 * items + users) };
     let k = plan.spec.top_k.as_ref().map_or(0, |top_k| top_k.k as u64);
     let users_at_once = (all.users / u64::from(plan.n_shards)).clamp(1, TABLE_ROWS);
-    let top_k_bytes = held + 8 * listed + factors + threads * (12 * items + 20 * k * users_at_once);
+    let top_k_bytes =
+        held + 8 * listed + factors + threads * (12 * items + 20 * k * users_at_once * files);
     // An allocator holds more than is in use: peaks of one job varied by a third from run to run, most
     // on a machine that was busy with others.
     let with_slack = |bytes: u64| bytes + bytes.saturating_sub(base_bytes) / 2;

@@ -39,7 +39,8 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     let path = RunPath::new(date, job.run_id);
     let ids = IdTypes { user: job.plan.user_id_type, item: job.plan.item_id_type };
     let has_times = job.plan.has_times();
-    let tables = Tables { output, path: &path, ids, has_times };
+    let changes = changes::settle(worker, output, &path)?;
+    let tables = Tables { output, path: &path, ids, has_times, changes: changes.as_ref() };
     let sources = Sources {
         tables: &tables,
         counts: &counts,
@@ -56,6 +57,7 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     });
     check_lists(worker, &prepared, &facts, &lists)?;
     let mut manifest = manifest(worker, date, fingerprint, &prepared.calendar, files, sums);
+    manifest.changes_since = changes.and_then(|changes| changes.since(&manifest.files));
     worker.account_for(0, &manifest)?;
     manifest.stages = worker.stages.clone();
     publish(worker, output, &path, (manifest, state))
@@ -370,18 +372,18 @@ fn popularity_tables(
     if worker.shell.index != 0 {
         return Ok(files);
     }
-    files.push(tables.rejects(counts)?);
-    files.push(tables.items(prepared, facts)?);
+    files.extend(tables.rejects(counts)?);
+    files.extend(tables.items(prepared, facts)?);
     if let Some(section) = &spec.popularity {
         let prior = section.trend_prior;
-        files.push(tables.item_popularity(prepared, &models.popularity, prior)?);
+        files.extend(tables.item_popularity(prepared, &models.popularity, prior)?);
         if spec.users.is_some() {
             let by_segment = &models.by_segment;
-            files.push(tables.item_popularity_by_segment(prepared, segments, by_segment, prior)?);
+            files.extend(tables.item_popularity_by_segment(prepared, segments, by_segment, prior)?);
         }
     }
     if let Some(weights) = &models.debias {
-        files.push(tables.debias_weights(prepared, weights)?);
+        files.extend(tables.debias_weights(prepared, weights)?);
     }
     Ok(files)
 }
@@ -506,7 +508,7 @@ fn lists(
     let write = |worker: &Worker<'_>| {
         let (mut files, counts) = tables.user_lists(worker, prepared, &inputs)?;
         if worker.shell.index == 0 && spec.popularity.is_some() {
-            files.push(tables.default_top_k(prepared, segments, &inputs)?);
+            files.extend(tables.default_top_k(prepared, segments, &inputs)?);
         }
         Ok((files, counts))
     };
@@ -536,7 +538,7 @@ fn gather_files(worker: &mut Worker<'_>, files: Vec<PublishedFile>) -> Result<Ve
         all.extend(files);
     }
     all.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    Ok(all)
+    Ok(changes::only_whole(all))
 }
 
 /// Counts for the manifest.
@@ -654,6 +656,7 @@ fn manifest(
         stages: worker.stages.clone(),
         delta: plan.spec.output.delta,
         state: None,
+        changes_since: None,
         nonce: worker.job.run_id.to_owned(),
     }
 }

@@ -15,6 +15,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::changes_tests::{assert_changes_lead, current_manifest, without_changes};
 use super::crash_tests::{published_tables, request};
 use super::*;
 use crate::store::faults::{Fault, FaultStore, World};
@@ -32,9 +33,9 @@ const EVENTS: [&str; 5] = ["view", "buy", "return", "hide", "unlisted"];
 
 /// A row as a log may hold it, some of it unusable.
 #[derive(Clone, Debug, PartialEq)]
-struct Row {
-    user: Option<i64>,
-    item: Option<i64>,
+pub(super) struct Row {
+    pub(super) user: Option<i64>,
+    pub(super) item: Option<i64>,
     time: Option<i64>,
     event: &'static str,
     value: Option<f64>,
@@ -157,7 +158,7 @@ fn put_object(world: &World, key: &str, bytes: Vec<u8>) {
     put.expect("a store in memory never waits").unwrap();
 }
 
-type Log = BTreeMap<String, Vec<Row>>;
+pub(super) type Log = BTreeMap<String, Vec<Row>>;
 
 /// A file of the log; row groups of a few rows, ids as text in some logs.
 fn file(rows: &[Row], has_text: bool, group_rows: usize) -> Vec<u8> {
@@ -218,7 +219,7 @@ fn change(rng: &mut ChaCha8Rng, log: &mut Log, day: i64) {
 }
 
 /// The log as it is now, in place of what was there.
-fn put(world: &World, log: &Log, has_text: bool, group_rows: usize) {
+pub(super) fn put(world: &World, log: &Log, has_text: bool, group_rows: usize) {
     let at_once = "a store in memory never waits";
     let there = objects(&world.objects, "log");
     for key in there.keys().filter(|key| !log.contains_key(*key)) {
@@ -235,13 +236,13 @@ fn put(world: &World, log: &Log, has_text: bool, group_rows: usize) {
     }
 }
 
-fn run_on(world: &World, runtime: &IoRuntime, request: Request) -> Result<Outcome> {
+pub(super) fn run_on(world: &World, runtime: &IoRuntime, request: Request) -> Result<Outcome> {
     runtime.insert_bucket("s3://shop", Arc::new(FaultStore::new(world, |_| None)));
     attempts::run_on(runtime.clone(), request).0
 }
 
 /// The stages that tell how a run came to its rows.
-fn told(outcome: &Outcome, stage: &str, key: &str) -> Option<Value> {
+pub(super) fn told(outcome: &Outcome, stage: &str, key: &str) -> Option<Value> {
     let Outcome::Published { manifest, .. } = outcome else { return None };
     let stage = manifest.stages.iter().find(|found| found.name == stage)?;
     stage.more.get(key).cloned()
@@ -250,7 +251,7 @@ fn told(outcome: &Outcome, stage: &str, key: &str) -> Option<Value> {
 #[test]
 fn an_incremental_run_publishes_the_bytes_of_a_full_one() {
     let runtime = IoRuntime::new().unwrap();
-    let (mut n_runs, mut n_updates) = (0, 0);
+    let (mut n_runs, mut n_updates, mut n_changes) = (0, 0, 0);
     for seed in seeds() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (spec, has_text) = (spec(&mut rng), rng.random_bool(0.5));
@@ -272,6 +273,7 @@ fn an_incremental_run_publishes_the_bytes_of_a_full_one() {
                 flags: PlanFlags { date: date.clone(), ..PlanFlags::default() },
                 ..request(spec, &format!("{run}{day}"))
             };
+            let before = current_manifest(&world);
             let workers = [1, 3][rng.random_range(0..2usize)];
             let when = format!("seed {seed}, day {day}, {workers} workers, date {date:?}");
             let incremental = run_on(&world, &runtime, of_day(&spec, "r", workers));
@@ -287,6 +289,12 @@ fn an_incremental_run_publishes_the_bytes_of_a_full_one() {
                     let outcome = Outcome::Published { manifest: manifest.clone(), current };
                     let state = newest_state_in(&world, &manifest);
                     assert_gone(&world, &state, &spec, &lists, has_text, &when);
+                    if let Some(before) = &before {
+                        let is_gone =
+                            |column: &str, id: &str| is_gone(column, id, &spec, &lists, has_text);
+                        n_changes +=
+                            assert_changes_lead(&world, before, &manifest, &is_gone, &when);
+                    }
                     let seen = run_files(&world, &manifest);
                     let wanted = run_files(&other, &of_full);
                     let different: Vec<_> =
@@ -306,17 +314,32 @@ fn an_incremental_run_publishes_the_bytes_of_a_full_one() {
     }
     let n_seeds = seeds().count();
     assert!(n_runs > n_seeds && n_updates > n_seeds / 2, "{n_runs} runs, {n_updates} updates");
+    assert!(n_changes > 20 * n_seeds, "{n_changes} changes");
 }
 
-/// The tables of a run, without the run's id in their paths.
+/// Whether an id of a column is on the lists of what is to be gone.
+fn is_gone(column: &str, id: &str, spec: &str, lists: &Lists, has_text: bool) -> bool {
+    let (list, prefix, name) = match column {
+        "user_id" => (&lists[0], "u", "[delete.users]"),
+        _ => (&lists[1], "i", "[delete.items]"),
+    };
+    let as_listed = |gone: &i64| match has_text {
+        true => format!("{prefix}{gone}"),
+        false => gone.to_string(),
+    };
+    spec.contains(name) && list.iter().any(|gone| as_listed(gone) == id)
+}
+
+/// The tables of a run but those of changes, without the run's id in their paths.
 fn run_files(world: &World, manifest: &Manifest) -> BTreeMap<String, Vec<u8>> {
     let seen = objects(&world.objects, "out");
-    let files = manifest.files.iter().map(|file| &file.path);
+    let files = manifest.files.iter().filter(|file| !file.table.ends_with("_changes"));
+    let files = files.map(|file| &file.path);
     files.map(|path| (path.replace(&manifest.run_id, ""), seen[path].clone())).collect()
 }
 
 /// A job of two days, which every seed below goes through.
-fn two_days() -> (String, Log, Log) {
+pub(super) fn two_days() -> (String, Log, Log) {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let spec = loop {
         let spec = spec(&mut rng);
@@ -411,7 +434,10 @@ fn a_state_that_is_damaged_or_of_another_meaning_is_read_anew() {
         world.objects.put(&key, vec![7; 50].into()).now_or_never().unwrap().unwrap();
         let outcome = run_on(&world, &runtime, request(&spec, "r1")).unwrap();
         assert_eq!(told(&outcome, "state", "shards_rewritten"), Some(json!(4)), "{damage}");
-        assert!(published_tables(&world, damage) == wanted, "{damage}: other bytes");
+        assert!(
+            without_changes(published_tables(&world, damage)) == wanted,
+            "{damage}: other bytes"
+        );
     }
     let world = World::new();
     put(&world, &before, false, 100);
@@ -419,7 +445,7 @@ fn a_state_that_is_damaged_or_of_another_meaning_is_read_anew() {
     put(&world, &after, false, 100);
     let outcome = run_on(&world, &runtime, request(&spec, "r1")).unwrap();
     assert_eq!(told(&outcome, "state", "shards_rewritten"), Some(json!(4)));
-    assert!(published_tables(&world, "another meaning") == wanted, "other bytes");
+    assert!(without_changes(published_tables(&world, "another meaning")) == wanted, "other bytes");
 }
 
 /// The state of the newest generation.
@@ -437,7 +463,7 @@ fn old_state_goes_when_no_kept_run_needs_it_and_is_compacted_and_rebuilt_on_dema
     run_on(&world, &runtime, request(&spec, "r0")).unwrap();
     put(&world, &after, false, 100);
     run_on(&world, &runtime, request(&spec, "r1")).unwrap();
-    let wanted = published_tables(&world, "two days");
+    let wanted = without_changes(published_tables(&world, "two days"));
     let output = Output::open(&runtime, "s3://shop/out/", std::path::Path::new("")).unwrap();
     let state = newest_state(&output);
     let runs = |state: &crate::store::StateManifest| -> std::collections::BTreeSet<String> {
@@ -461,7 +487,7 @@ fn old_state_goes_when_no_kept_run_needs_it_and_is_compacted_and_rebuilt_on_dema
     for (from, run) in [(StateUse::Compact, "r2"), (StateUse::Rebuild, "r3")] {
         let request = Request { force: true, state: from, ..request(&spec, run) };
         run_on(&world, &runtime, request).unwrap();
-        assert!(published_tables(&world, run) == wanted, "{run}: other bytes");
+        assert!(without_changes(published_tables(&world, run)) == wanted, "{run}: other bytes");
         let state = newest_state(&output);
         let of_shard = |shard| state.parts.iter().filter(|part| part.is_rows_of(shard)).count();
         assert!((0..4).all(|shard| of_shard(shard) == 1), "{state:#?}");
@@ -491,14 +517,11 @@ fn assert_gone(
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     let seen = objects(&world.objects, "out");
     for part in &state.parts {
-        let (list, prefix, name) = match part.kind {
-            crate::store::StateKind::Users { .. } => (&lists[0], "u", "[delete.users]"),
-            crate::store::StateKind::Items => (&lists[1], "i", "[delete.items]"),
+        let column = match part.kind {
+            crate::store::StateKind::Users { .. } => "user_id",
+            crate::store::StateKind::Items => "item_id",
             crate::store::StateKind::Rows { .. } => continue,
         };
-        if !spec.contains(name) {
-            continue;
-        }
         let bytes = bytes::Bytes::from(seen[&part.file.path].clone());
         let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap();
         for batch in reader.map(Result::unwrap) {
@@ -508,11 +531,8 @@ fn assert_gone(
             );
             let ids = ids.unwrap();
             for id in arrow::array::AsArray::as_string::<i32>(&ids).iter().flatten() {
-                let is_gone = |gone: &i64| match has_text {
-                    true => format!("{prefix}{gone}") == id,
-                    false => gone.to_string() == id,
-                };
-                assert!(!list.iter().any(is_gone), "{when}: {id} is in {part:?}");
+                let is_gone = is_gone(column, id, spec, lists, has_text);
+                assert!(!is_gone, "{when}: {id} is in {part:?}");
             }
         }
     }

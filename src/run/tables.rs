@@ -1,11 +1,14 @@
 //! Published tables: rows from results, batches of a fixed size, one file after the other.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use anyhow::Result;
+use arrow::array::{ArrayRef, Int32Array};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::changes::{Beside, Changes};
 use super::lists::{ListInputs, UserList};
 use super::models::{PopularityModel, SegmentPopularity};
 use super::prepare::Prepared;
@@ -15,12 +18,13 @@ use crate::job::spec::Shape;
 use crate::kernels::debias::DebiasWeights;
 use crate::kernels::item_totals::{ItemSum, sum_of};
 use crate::kernels::{NeighborLists, popularity};
+use crate::schema::changes::KeyRange;
 use crate::schema::{
     DebiasWeightRows, DefaultTopKRows, IdRows, IdTypes, ItemNeighborRows,
     ItemPopularityBySegmentRows, ItemPopularityRows, ItemRows, OptionalIdRows, RejectRows, Source,
     Table, UserRows, UserTopKListRows, UserTopKRows, tables,
 };
-use crate::store::{BATCH_ROWS, Output, PublishedFile, RunPath, TableFile, put_file};
+use crate::store::{BATCH_ROWS, EncodedFile, Output, PublishedFile, RunPath, TableFile, put_file};
 use crate::types::{AFFINITY_ONE, Histories, ItemIdx};
 
 /// Items per file of a table that is cut by items.
@@ -36,6 +40,8 @@ pub(super) struct Tables<'a> {
     pub(super) ids: IdTypes,
     /// Whether the logs say when things happened.
     pub(super) has_times: bool,
+    /// Of a run that tells its changes: the generation that they start from.
+    pub(super) changes: Option<&'a Changes>,
 }
 
 impl Tables<'_> {
@@ -49,22 +55,44 @@ impl Tables<'_> {
         Ok(put_file(self.output, &path, encoded)?)
     }
 
+    /// The same with the file of its changes, where those are told.
+    fn put_with_changes(
+        &self,
+        table: &'static Table,
+        file: TableFile,
+        (part, n_parts): (u32, u32),
+        beside: Beside<'_>,
+    ) -> Result<Vec<PublishedFile>> {
+        let encoded = file.finish()?;
+        let changes = self.changes.and_then(|of| of.file(table, self.ids, &encoded, beside));
+        let files = std::iter::once(encoded).chain(changes);
+        let put = |file: EncodedFile| {
+            let path = self.path.table_part(&file.table, part, n_parts);
+            Ok(put_file(self.output, &path, file)?)
+        };
+        files.map(put).collect()
+    }
+
     /// Writes one file of `n_rows` rows; `batch` gives the rows of a range.
     fn whole(
         &self,
-        table: &Table,
+        table: &'static Table,
         n_rows: usize,
         batch: impl Fn(std::ops::Range<usize>) -> Result<arrow::array::RecordBatch>,
-    ) -> Result<PublishedFile> {
+    ) -> Result<Vec<PublishedFile>> {
         let mut file = self.start(table)?;
         for start in (0..n_rows).step_by(BATCH_ROWS) {
             file.write(&batch(start..n_rows.min(start + BATCH_ROWS))?)?;
         }
-        self.put(file, 0, 1)
+        self.put_with_changes(table, file, (0, 1), Beside::Range(&KeyRange::default()))
     }
 
     /// `items`: every id of the log.
-    pub(super) fn items(&self, prepared: &Prepared, facts: &ItemFacts) -> Result<PublishedFile> {
+    pub(super) fn items(
+        &self,
+        prepared: &Prepared,
+        facts: &ItemFacts,
+    ) -> Result<Vec<PublishedFile>> {
         // Items without an event have the ends of the range, logs without times have zeros.
         let time = |time: i64| (self.has_times && time.unsigned_abs() < 1 << 62).then_some(time);
         self.whole(&tables::ITEMS, prepared.dictionary.len(), |rows| {
@@ -101,7 +129,7 @@ impl Tables<'_> {
         prepared: &Prepared,
         model: &PopularityModel,
         prior: f64,
-    ) -> Result<PublishedFile> {
+    ) -> Result<Vec<PublishedFile>> {
         self.whole(&tables::ITEM_POPULARITY, model.sums.len(), |rows| {
             let items =
                 rows.map(|item| (ItemIdx(item as u32), model.sums[item], model.ranks[item]));
@@ -116,7 +144,7 @@ impl Tables<'_> {
         segments: &Segments,
         models: &[SegmentPopularity],
         prior: f64,
-    ) -> Result<PublishedFile> {
+    ) -> Result<Vec<PublishedFile>> {
         let rows: Vec<(usize, usize)> = models
             .iter()
             .enumerate()
@@ -141,7 +169,7 @@ impl Tables<'_> {
         &self,
         prepared: &Prepared,
         weights: &DebiasWeights,
-    ) -> Result<PublishedFile> {
+    ) -> Result<Vec<PublishedFile>> {
         self.whole(&tables::DEBIAS_WEIGHTS, weights.discount.len(), |rows| {
             let batch = DebiasWeightRows {
                 item: kept(prepared, rows.clone()),
@@ -160,7 +188,7 @@ impl Tables<'_> {
         prepared: &Prepared,
         segments: &Segments,
         inputs: &ListInputs<'_>,
-    ) -> Result<PublishedFile> {
+    ) -> Result<Vec<PublishedFile>> {
         let mut rows: Vec<(&str, i32, ItemIdx, f32)> = Vec::new();
         let mut add = |segment, popular: &[(ItemIdx, f32)]| {
             let allowed = popular.iter().filter(|(item, _)| inputs.recommendable[item.index()]);
@@ -194,7 +222,7 @@ impl Tables<'_> {
     }
 
     /// `rejects`: where rows could not be used.
-    pub(super) fn rejects(&self, counts: &ScanCounts) -> Result<PublishedFile> {
+    pub(super) fn rejects(&self, counts: &ScanCounts) -> Result<Vec<PublishedFile>> {
         let rows: Vec<_> = counts.rejected.iter().collect();
         self.whole(&tables::REJECTS, rows.len(), |range| {
             let mut batch = RejectRows::default();
@@ -220,9 +248,9 @@ impl Tables<'_> {
         let mine: Vec<usize> =
             (0..n_parts).filter(|part| part % worker.shell.peers == worker.shell.index).collect();
         worker.pool.install(|| {
-            mine.into_par_iter()
-                .map(|part| self.neighbor_part(prepared, lists, part, n_parts))
-                .collect()
+            let parts = mine.into_par_iter();
+            let files = parts.map(|part| self.neighbor_part(prepared, lists, part, n_parts));
+            Ok(files.collect::<Result<Vec<_>>>()?.concat())
         })
     }
 
@@ -232,7 +260,7 @@ impl Tables<'_> {
         lists: &NeighborLists,
         part: usize,
         n_parts: usize,
-    ) -> Result<PublishedFile> {
+    ) -> Result<Vec<PublishedFile>> {
         let items = part * ITEMS_PER_PART..lists.n_rows().min((part + 1) * ITEMS_PER_PART);
         let mut file = self.start(&tables::ITEM_NEIGHBORS)?;
         let mut batches = Batches::new(|rows: &[(u32, i32, ItemIdx, f32, u32)]| {
@@ -260,7 +288,17 @@ impl Tables<'_> {
             }
         }
         batches.finish()?;
-        self.put(file, part as u32, n_parts as u32)
+        let first = |part: usize| -> Result<Vec<ArrayRef>> {
+            let item =
+                IdRows { ids: &prepared.item_ids, rows: vec![(part * ITEMS_PER_PART) as u32] };
+            Ok(vec![item.to_array(self.ids.item)?, Arc::new(Int32Array::from(vec![i32::MIN]))])
+        };
+        // Items that are no longer there lie between those that are, wherever files were cut before.
+        let from = (part > 0).then(|| first(part)).transpose()?;
+        let until = (part + 1 < n_parts).then(|| first(part + 1)).transpose()?;
+        let range = KeyRange { from, until };
+        let parts = (part as u32, n_parts as u32);
+        self.put_with_changes(&tables::ITEM_NEIGHBORS, file, parts, Beside::Range(&range))
     }
 
     /// `users`: one file per shard.
@@ -273,7 +311,8 @@ impl Tables<'_> {
         let n_shards = worker.job.plan.n_shards;
         worker.pool.install(|| {
             let shards = prepared.shards.par_iter();
-            shards.map(|shard| self.users_of(shard, segments, n_shards)).collect()
+            let files = shards.map(|shard| self.users_of(shard, segments, n_shards));
+            Ok(files.collect::<Result<Vec<_>>>()?.concat())
         })
     }
 
@@ -282,7 +321,7 @@ impl Tables<'_> {
         shard: &Histories,
         segments: &Segments,
         n_shards: u32,
-    ) -> Result<PublishedFile> {
+    ) -> Result<Vec<PublishedFile>> {
         let mut file = self.start(&tables::USERS)?;
         for start in (0..shard.n_users()).step_by(BATCH_ROWS) {
             let rows = start..shard.n_users().min(start + BATCH_ROWS);
@@ -317,7 +356,18 @@ impl Tables<'_> {
             };
             file.write(&batch.into_batch(self.ids)?)?;
         }
-        self.put(file, shard.shard, n_shards)
+        self.put_of_shard(&tables::USERS, file, shard, n_shards)
+    }
+
+    fn put_of_shard(
+        &self,
+        table: &'static Table,
+        file: TableFile,
+        shard: &Histories,
+        n_shards: u32,
+    ) -> Result<Vec<PublishedFile>> {
+        let shard = shard.shard;
+        self.put_with_changes(table, file, (shard, n_shards), Beside::Shard(shard))
     }
 
     /// `user_top_k`, or its other shape: one file per shard of this process.
@@ -346,7 +396,7 @@ impl Tables<'_> {
             false => shards.iter().map(of_shard).collect(),
         });
         let (files, counts): (Vec<_>, Vec<ListCounts>) = written?.into_iter().unzip();
-        Ok((files, counts.into_iter().fold(ListCounts::default(), ListCounts::plus)))
+        Ok((files.concat(), counts.into_iter().fold(ListCounts::default(), ListCounts::plus)))
     }
 
     fn lists_as_rows(
@@ -356,7 +406,7 @@ impl Tables<'_> {
         inputs: &ListInputs<'_>,
         sequential: bool,
         n_shards: u32,
-    ) -> Result<(PublishedFile, ListCounts)> {
+    ) -> Result<(Vec<PublishedFile>, ListCounts)> {
         let mut file = self.start(&tables::USER_TOP_K)?;
         let mut batches = Batches::new(|rows: &[ListRow]| {
             let batch = UserTopKRows {
@@ -376,7 +426,7 @@ impl Tables<'_> {
             list_rows(inputs, user, list).try_for_each(|row| batches.push(row))
         })?;
         batches.finish()?;
-        Ok((self.put(file, shard.shard, n_shards)?, counts))
+        Ok((self.put_of_shard(&tables::USER_TOP_K, file, shard, n_shards)?, counts))
     }
 
     fn lists_as_lists(
@@ -386,7 +436,7 @@ impl Tables<'_> {
         inputs: &ListInputs<'_>,
         sequential: bool,
         n_shards: u32,
-    ) -> Result<(PublishedFile, ListCounts)> {
+    ) -> Result<(Vec<PublishedFile>, ListCounts)> {
         let mut file = self.start(&tables::USER_TOP_K_LISTS)?;
         let mut batches = Batches::new(|lists: &[(u32, Vec<ListRow>)]| {
             let rows: Vec<ListRow> = lists.iter().flat_map(|(_, rows)| rows).copied().collect();
@@ -407,7 +457,7 @@ impl Tables<'_> {
             batches.push((user, list_rows(inputs, user, list).collect()))
         })?;
         batches.finish()?;
-        Ok((self.put(file, shard.shard, n_shards)?, counts))
+        Ok((self.put_of_shard(&tables::USER_TOP_K_LISTS, file, shard, n_shards)?, counts))
     }
 }
 

@@ -42,7 +42,7 @@ impl Run {
     }
 
     fn tables(&self, ids: IdTypes) -> Tables<'_> {
-        Tables { output: &self.output, path: &self.path, ids, has_times: true }
+        Tables { output: &self.output, path: &self.path, ids, has_times: true, changes: None }
     }
 
     fn bytes(&self, file: &PublishedFile) -> Vec<u8> {

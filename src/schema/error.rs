@@ -50,6 +50,12 @@ pub enum SchemaError {
         /// What Arrow said.
         source: ArrowError,
     },
+    /// Rows of a table that has a key are not sorted by it, or one key is there twice.
+    #[error("rows of table \"{table}\" are not in the order of their key")]
+    Unsorted {
+        /// The table's name.
+        table: &'static str,
+    },
     /// A column of stored state is missing, of another type, or holds a null.
     #[error("stored state has no usable column \"{column}\"")]
     NotOurs {

@@ -3,6 +3,7 @@
 //! A table is declared once, in [`tables`]; its Arrow schema, the pages in `schemas/` and the DDL
 //! for warehouses follow from the declaration. This is the only layer that knows column names.
 
+pub mod changes;
 mod column_error;
 mod error;
 mod events;
@@ -43,4 +44,4 @@ pub use rows::{
     UserRows, UserTopKListRows, UserTopKRows,
 };
 pub use side::{id_column, text_column};
-pub use table::{Column, Embeddings, IdTypes, Kind, Table};
+pub use table::{CHANGE, CHANGES_SUFFIX, Column, Embeddings, IdTypes, Kind, Table};

@@ -12,6 +12,12 @@ use crate::types::IdType;
 /// The name of the elements of a list, as the Parquet format wants it.
 const ELEMENT: &str = "element";
 
+/// What the name of a table of changes ends with, behind that of its table.
+pub const CHANGES_SUFFIX: &str = "_changes";
+
+/// The first column of a table of changes: what became of the row.
+pub const CHANGE: &str = "change";
+
 /// A published table.
 #[derive(Debug)]
 pub struct Table {
@@ -109,6 +115,22 @@ impl Table {
             Field::new(column.name, data_type, column.nullable)
         };
         Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
+    }
+
+    /// The name of the table of its changes.
+    pub fn changes_name(&self) -> String {
+        format!("{}{CHANGES_SUFFIX}", self.name)
+    }
+
+    /// The Arrow schema of the table of its changes: [`CHANGE`], then the columns of this table, of
+    /// which those outside the key are null in a row that is deleted.
+    pub fn changes_schema(&self, ids: IdTypes) -> SchemaRef {
+        let change = Field::new(CHANGE, DataType::Utf8, false);
+        let fields = self.columns.iter().map(|column| {
+            let is_key = self.key.contains(&column.name);
+            Field::new(column.name, column.kind.data_type(ids), !is_key)
+        });
+        Arc::new(Schema::new(std::iter::once(change).chain(fields).collect::<Vec<_>>()))
     }
 
     /// Positions of the key columns, in the order in which rows are sorted.

@@ -24,6 +24,12 @@ pub fn by_name(name: &str) -> Option<&'static Table> {
     ALL.into_iter().find(|table| table.name == name)
 }
 
+/// Whether a run tells the changes of a table beside it. Factors change entirely with each fit, and
+/// rejects are places in the files of one run.
+pub fn has_changes(table: &Table) -> bool {
+    !matches!(table.name, "item_factors" | "user_factors" | "rejects")
+}
+
 /// The segment that stands for every visitor.
 pub const EVERY_SEGMENT: &str = "*";
 

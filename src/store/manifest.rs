@@ -55,8 +55,20 @@ pub struct Manifest {
     /// The rows of the logs that the next incremental run goes on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<StateRef>,
+    /// The generation that the tables of changes start from; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes_since: Option<ChangesSince>,
     /// Unique to this attempt: it tells our own write from an equal one of somebody else.
     pub nonce: String,
+}
+
+/// Where a copy of the tables must stand for the changes of a run to make it those of the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangesSince {
+    /// The generation.
+    pub generation: u64,
+    /// Its run.
+    pub run_id: String,
 }
 
 /// One input file, as it was when the plan was made.
@@ -189,6 +201,12 @@ impl RunPath {
             "tables/{table}/logical_date={logical_date}/run_id={run_id}/\
              part-{part:05}-of-{n_parts:05}.parquet"
         )
+    }
+
+    /// The number of the part that lies at a path of [`RunPath::table_part`], of whatever run.
+    pub fn part_of(path: &str) -> Option<u32> {
+        let name = path.rsplit('/').next()?;
+        name.strip_prefix("part-")?.split_once("-of-")?.0.parse().ok()
     }
 
     /// A file beside the tables: `_report.json`, `_plan.json`, `manifests/items.txt`.

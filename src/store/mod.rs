@@ -44,7 +44,9 @@ pub use error::{ListError, PublishError, ReadError, UrlError};
 pub use list::{InputFile, Listing, list_inputs};
 pub use location::Location;
 pub use log::{Current, Log, LogEntry, Standing};
-pub use manifest::{FORMAT, Gate, Manifest, ManifestInput, PublishedFile, RunPath, Stage};
+pub use manifest::{
+    ChangesSince, FORMAT, Gate, Manifest, ManifestInput, PublishedFile, RunPath, Stage,
+};
 pub use meter::StoreCounts;
 pub use output::{Output, put_file};
 pub use publish::Published;

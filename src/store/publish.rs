@@ -5,6 +5,8 @@
 
 use bytes::Bytes;
 use object_store::{Error as StoreError, PutMode, UpdateVersion};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::error::PublishError;
 use super::log::{Current, Log, LogEntry, entry_path};
@@ -179,6 +181,23 @@ impl Output {
             // Seen to be absent every time, and a local disk has no requests still on their way.
             Some(_) => Err(self.store_error(path, error)),
             None => Err(self.unknown(path, error)),
+        }
+    }
+
+    /// Writes `value` to a path of this run, unless a process of the same run did so before: gives what
+    /// that one wrote.
+    ///
+    /// # Errors
+    /// [`PublishError::Store`], [`PublishError::UnknownOutcome`]; [`PublishError::Corrupt`] for what is
+    /// there and is none.
+    pub fn put_once<T: Serialize + DeserializeOwned>(
+        &self,
+        path: &str,
+        value: T,
+    ) -> Result<T, PublishError> {
+        match self.create_object(path, &to_json(&value))? {
+            Created::Ours => Ok(value),
+            Created::Theirs => self.parse(path, &self.get(path)?.unwrap_or_default()),
         }
     }
 

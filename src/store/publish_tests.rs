@@ -38,6 +38,7 @@ pub(super) fn manifest(logical_date: Date, run_id: &str, fingerprint: &str) -> M
         stages: vec![Stage { name: "scan".into(), seconds: 0.5, more: Default::default() }],
         delta: false,
         state: None,
+        changes_since: None,
         nonce: format!("nonce of {run_id}"),
     }
 }

@@ -5,10 +5,12 @@ use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
 };
@@ -59,6 +61,17 @@ impl Footer {
     pub fn row_group_rows(&self, row_group: usize) -> u64 {
         let rows = self.metadata().row_group(row_group).num_rows();
         rows.try_into().expect("negative counts are refused when the footer is read")
+    }
+
+    /// The least and the largest value of a column of one row group, an array of one row each: bounds of
+    /// the values, perhaps wide ones. `None` where the footer does not say.
+    pub fn bounds(&self, row_group: usize, column: &str) -> Option<[ArrayRef; 2]> {
+        let metadata = self.metadata();
+        let schema = metadata.file_metadata().schema_descr();
+        let found = StatisticsConverter::try_new(column, self.schema(), schema).ok()?;
+        let of = || [metadata.row_group(row_group)];
+        let bounds = [found.row_group_mins(of()).ok()?, found.row_group_maxes(of()).ok()?];
+        bounds.iter().all(|bound| bound.null_count() == 0).then_some(bounds)
     }
 
     /// Rows in the file.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -153,6 +154,24 @@ impl TableFile {
         let Self { table, writer, rows, .. } = self;
         let bytes = writer.into_inner().map_err(|source| encode_error(&table, source))?;
         Ok(EncodedFile { sha256: sha256_hex(&bytes), bytes: bytes.into(), table, rows })
+    }
+}
+
+impl EncodedFile {
+    /// The rows as they were written, in batches of `n` at most, decoded as they are asked for.
+    ///
+    /// # Errors
+    /// [`PublishError::Encode`] for what was not written by this version.
+    pub fn batches(
+        &self,
+        n: usize,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, PublishError>> + use<'_>, PublishError>
+    {
+        let error = |source: ParquetError| encode_error(&self.table, source);
+        let reader = ParquetRecordBatchReaderBuilder::try_new(self.bytes.clone())
+            .and_then(|builder| builder.with_batch_size(n).build())
+            .map_err(error)?;
+        Ok(reader.map(move |batch| batch.map_err(|source| error(source.into()))))
     }
 }
 

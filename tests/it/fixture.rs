@@ -156,12 +156,15 @@ pub(crate) fn shuffled(batch: &RecordBatch, seed: u64) -> RecordBatch {
     take_record_batch(batch, &arrow::array::UInt32Array::from(rows)).unwrap()
 }
 
-/// Digests of a run's files by table and part: without the run id of their paths.
+/// Digests of a run's files by table and part: without the run id of their paths, and without tables of
+/// changes, which tell of another run.
 pub(crate) fn digests(manifest: &Value) -> BTreeMap<(String, String), String> {
     let files = manifest["files"].as_array().unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let is_whole = |file: &&Value| !text(&file["table"]).ends_with("_changes");
     files
         .iter()
+        .filter(is_whole)
         .map(|file| {
             let path = text(&file["path"]);
             let part = path.rsplit('/').next().unwrap().to_owned();

@@ -101,9 +101,19 @@ fn a_log_that_grows_and_changes_is_followed_by_any_number_of_processes() {
         ("a file twice", &|| shop.write("copy.parquet", 31_000..31_400), "3"),
         ("a file less", &|| fs::remove_file(shop.sandbox.path("log/day-3.parquet")).unwrap(), "2"),
     ];
-    for (what, change, processes) in steps {
+    assert_eq!(first["changes_since"], Value::Null);
+    for (generation, (what, change, processes)) in (1..).zip(steps) {
         change();
         let manifest = shop.run(processes);
+        assert_eq!(manifest["changes_since"]["generation"], generation, "{what}");
+        let rows_of = |table: &str| -> u64 {
+            let files = manifest["files"].as_array().unwrap().iter();
+            let files = files.filter(|file| file["table"] == table);
+            files.map(|file| file["rows"].as_u64().unwrap()).sum()
+        };
+        let (changes, rows) = (rows_of("user_top_k_changes"), rows_of("user_top_k"));
+        assert!(0 < changes && changes < 2 * rows, "{what}: {changes} changes of {rows} rows");
+        assert_eq!(rows_of("user_factors_changes"), 0, "{what}");
         assert_eq!(of_stage(&manifest, "state", "shards_rewritten"), 0, "{what}");
         let changed = of_stage(&manifest, "state", "rows_changed").as_i64().unwrap();
         let wanted = match what {

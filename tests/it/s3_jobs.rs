@@ -459,6 +459,7 @@ fn manifest(run_id: &str) -> Manifest {
         stages: Vec::<Stage>::new(),
         delta: false,
         state: None,
+        changes_since: None,
         nonce: run_id.to_owned(),
     }
 }

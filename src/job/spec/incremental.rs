@@ -13,10 +13,20 @@ pub struct Incremental {
     /// full run, byte for byte.
     #[schemars(example = false)]
     pub enabled: bool,
+    /// Beside each table but `rejects` and those of factors (they change entirely with each fit), a run
+    /// publishes a table `<table>_changes` of what is different since the generation that readers saw when
+    /// it started, which the manifest names in `changes_since`: whole rows to put in, and keys to take
+    /// out. A copy of the tables that stands at that generation is brought up to this run by them;
+    /// `schemas/` has the statements for warehouses. There is none where nothing was published yet, where
+    /// the number of shards or the columns of a table were others, or where the earlier files cannot be read;
+    /// a warning says so. Ids of `[delete]` are in no file, so none of their rows is taken out
+    /// either: delete those by the list that you gave.
+    #[schemars(example = false)]
+    pub changes: bool,
 }
 
 impl Default for Incremental {
     fn default() -> Self {
-        Self { enabled: true }
+        Self { enabled: true, changes: true }
     }
 }

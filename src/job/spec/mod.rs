@@ -181,6 +181,11 @@ impl Spec {
         self.incremental.as_ref().is_some_and(|section| section.enabled)
     }
 
+    /// Whether a run tells what is different since the last one.
+    pub fn tells_changes(&self) -> bool {
+        self.incremental.as_ref().is_some_and(|section| section.enabled && section.changes)
+    }
+
     /// The rankers of the lists with their weights, defaults filled in; none without `[top_k]`.
     pub fn candidates(&self) -> Candidates {
         match &self.top_k {
