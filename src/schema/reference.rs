@@ -2,7 +2,7 @@
 //!
 //! `TIDEMILL_BLESS=1 cargo test --release` rewrites them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -25,6 +25,10 @@ struct Dialect {
     comments: Comments,
     /// What follows a primary key.
     primary_key_suffix: &'static str,
+    /// The versions that know MERGE; empty where all do.
+    merge_since: &'static str,
+    /// What begins and ends a transaction.
+    transaction: [&'static str; 2],
 }
 
 /// How a dialect attaches comments to columns and tables.
@@ -44,6 +48,8 @@ const DUCKDB: Dialect = Dialect {
     list: |of| format!("{of}[]"),
     comments: Comments::Statements,
     primary_key_suffix: "",
+    merge_since: "1.4",
+    transaction: ["BEGIN", "COMMIT"],
 };
 
 const BIGQUERY: Dialect = Dialect {
@@ -53,6 +59,8 @@ const BIGQUERY: Dialect = Dialect {
     list: |of| format!("ARRAY<{of}>"),
     comments: Comments::Options,
     primary_key_suffix: " NOT ENFORCED",
+    merge_since: "",
+    transaction: ["BEGIN TRANSACTION", "COMMIT TRANSACTION"],
 };
 
 const SNOWFLAKE: Dialect = Dialect {
@@ -62,6 +70,8 @@ const SNOWFLAKE: Dialect = Dialect {
     list: |_| "ARRAY".to_owned(),
     comments: Comments::Inline,
     primary_key_suffix: "",
+    merge_since: "",
+    transaction: ["BEGIN", "COMMIT"],
 };
 
 const POSTGRESQL: Dialect = Dialect {
@@ -80,6 +90,8 @@ const POSTGRESQL: Dialect = Dialect {
     list: |of| format!("{of}[]"),
     comments: Comments::Statements,
     primary_key_suffix: "",
+    merge_since: "15",
+    transaction: ["BEGIN", "COMMIT"],
 };
 
 const DIALECTS: [Dialect; 4] = [DUCKDB, BIGQUERY, SNOWFLAKE, POSTGRESQL];
@@ -150,13 +162,58 @@ impl Dialect {
         let ids: Vec<&str> = id_columns(table).map(|column| column.name).collect();
         let mut header = format!("-- {} for {}; the rows of one run.\n", table.name, self.name);
         if !ids.is_empty() {
-            let [int64, int32, .., utf8, bytes, _] = self.types;
-            let int32 = if int32 == int64 { "" } else { &format!("{int32} for int32, ") };
-            writeln!(header, "-- Ids have the type they have in the log: here {int64}.").unwrap();
-            let others = format!("{int32}{utf8} for strings, {bytes} for bytes");
-            writeln!(header, "-- Otherwise write {others} in: {}.", ids.join(", ")).unwrap();
+            header += &self.about_ids(&ids);
         }
         header
+    }
+
+    fn about_ids(&self, ids: &[&str]) -> String {
+        let [int64, int32, .., utf8, bytes, _] = self.types;
+        let int32 = if int32 == int64 { "" } else { &format!("{int32} for int32, ") };
+        let others = format!("{int32}{utf8} for strings, {bytes} for bytes");
+        format!(
+            "-- Ids have the type they have in the log: here {int64}.\n\
+             -- Otherwise write {others} in: {}.\n",
+            ids.join(", ")
+        )
+    }
+
+    /// What brings a copy of each table from one generation to the next.
+    fn changes(&self) -> String {
+        let version = match self.merge_since {
+            "" => String::new(),
+            version => format!(" {version} or later"),
+        };
+        let mut sql = format!(
+            "-- The changes of each table for {}{version}: they bring a copy of it from the generation \
+             that\n-- changes_since in the manifest names to that of the manifest, and no other copy. \
+             See README.md.\n",
+            self.name
+        );
+        let told = tables::ALL.into_iter().filter(|table| tables::has_changes(table));
+        let ids: BTreeSet<&str> =
+            told.clone().flat_map(id_columns).map(|column| column.name).collect();
+        sql += &self.about_ids(&ids.into_iter().collect::<Vec<_>>());
+        sql += "-- forget_users and forget_items are the lists that you gave to [delete]: what they name \
+                is in no\n-- file, so it is deleted by them. Without such a list, leave the \
+                statement out.\n";
+        told.for_each(|table| sql += &self.changes_of(table));
+        sql
+    }
+
+    fn changes_of(&self, table: &Table) -> String {
+        let (name, changes, utf8) = (table.name, table.changes_name(), self.types[5]);
+        let mut sql = format!("\n-- {name}\nDROP TABLE IF EXISTS {changes};\n");
+        let columns = table.columns.iter().map(|column| {
+            let not_null = if table.key.contains(&column.name) { " NOT NULL" } else { "" };
+            format!(",\n    {} {}{not_null}", column.name, self.data_type(column.kind))
+        });
+        let columns: String = columns.collect();
+        writeln!(sql, "CREATE TABLE {changes} (\n    change {utf8} NOT NULL{columns}\n);").unwrap();
+        writeln!(sql, "-- Here load the files of {changes}.").unwrap();
+        let [begin, commit] = self.transaction;
+        writeln!(sql, "{begin};\n{}{}{commit};", merge(table), forget(table)).unwrap();
+        sql
     }
 
     fn comment_statements(&self, table: &Table) -> String {
@@ -169,6 +226,40 @@ impl Dialect {
         }
         sql
     }
+}
+
+/// Puts the changes of a table to it: the same in all dialects.
+fn merge(table: &Table) -> String {
+    let (name, changes) = (table.name, table.changes_name());
+    let names: Vec<&str> = table.columns.iter().map(|column| column.name).collect();
+    let joined = |names: &[&str], one: &dyn Fn(&str) -> String, by: &str| {
+        names.iter().map(|name| one(name)).collect::<Vec<_>>().join(by)
+    };
+    let same = joined(table.key, &|key| format!("{name}.{key} = c.{key}"), " AND ");
+    let set = joined(&names[table.key.len()..], &|column| format!("{column} = c.{column}"), ", ");
+    let values = joined(&names, &|column| format!("c.{column}"), ", ");
+    format!(
+        "MERGE INTO {name} USING {changes} AS c ON {same}\n\
+         WHEN MATCHED AND c.change = 'delete' THEN DELETE\n\
+         WHEN MATCHED THEN UPDATE SET {set}\n\
+         WHEN NOT MATCHED AND c.change = 'upsert' THEN INSERT ({})\n    VALUES ({values});\n",
+        names.join(", ")
+    )
+}
+
+/// Takes out of a table what `[delete]` lists; empty where its key holds no id.
+fn forget(table: &Table) -> String {
+    let of_key = table.columns.iter().filter(|column| table.key.contains(&column.name));
+    let list = |column: &Column| match column.kind {
+        Kind::UserId => Some("forget_users"),
+        Kind::ItemId => Some("forget_items"),
+        _ => None,
+    };
+    let lists = of_key.filter_map(|column| Some((column.name, list(column)?)));
+    let statement = |(id, list): (&str, &str)| {
+        format!("DELETE FROM {} WHERE {id} IN (SELECT {id} FROM {list});\n", table.name)
+    };
+    lists.map(statement).collect()
 }
 
 fn described(column: &Column) -> String {
@@ -240,6 +331,10 @@ fn table_page(table: &Table) -> String {
     writeln!(page, "\n```sql\n{}\n```\n", table.example).unwrap();
     let links = DIALECTS.iter().map(|d| format!("[{}]({}.{}.sql)", d.name, table.name, d.suffix));
     writeln!(page, "DDL: {}.", links.collect::<Vec<_>>().join(", ")).unwrap();
+    if tables::has_changes(table) {
+        let name = table.changes_name();
+        writeln!(page, "Changes: `{name}`, see [changes](README.md#changes).").unwrap();
+    }
     page
 }
 
@@ -320,6 +415,10 @@ fn files() -> BTreeMap<String, String> {
             files.insert(format!("{}.{}.sql", table.name, dialect.suffix), dialect.ddl(table));
         }
     }
+    let changes = DIALECTS
+        .iter()
+        .map(|dialect| (format!("changes.{}.sql", dialect.suffix), dialect.changes()));
+    files.extend(changes);
     files.extend(inputs::ALL.map(|input| (format!("{}.md", input.name), input_page(input))));
     files
 }
@@ -351,6 +450,9 @@ fn declarations_are_sound() {
         assert_eq!(tables::by_name(table.name).unwrap().name, table.name);
         // A sort column of Parquet is a leaf: it equals the column's position only up front.
         assert_eq!(table.key_positions(), (0..table.key.len()).collect::<Vec<_>>());
+        assert!(table.columns.len() > table.key.len(), "{} can only grow and shrink", table.name);
+        assert!(!table.name.ends_with(super::CHANGES_SUFFIX));
+        assert_eq!(table.position(super::CHANGE), None);
         for (position, column) in table.columns.iter().enumerate() {
             assert_eq!(table.position(column.name), Some(position), "{} is twice", column.name);
             assert!(column.meaning.ends_with('.'), "{}.{}", table.name, column.name);
@@ -359,5 +461,6 @@ fn declarations_are_sound() {
             assert!(!column.meaning.contains('|'), "it would end a cell");
         }
         assert!(table.arrow_schema(IDS).metadata().is_empty());
+        assert!(table.changes_schema(IDS).metadata().is_empty());
     }
 }
