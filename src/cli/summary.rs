@@ -13,7 +13,7 @@ use super::published::{Published, UserList};
 use super::{SpecArgs, published};
 use crate::job::Spec;
 use crate::run::{self, Outcome};
-use crate::store::{ChangesSince, Gate, Manifest, Output, PublishedFile};
+use crate::store::{EarlierRun, Gate, Manifest, Output, PublishedFile};
 
 const EXAMPLES: usize = 3;
 const ENTRIES: usize = 4;
@@ -85,7 +85,7 @@ fn counts(manifest: &Manifest) -> String {
         let share = 100.0 * number("list_rows_fallback") as f64 / list_rows as f64;
         let _ = writeln!(out, "lists      {} rows, {share:.1} % fallback", HumanCount(list_rows));
     }
-    if let Some(ChangesSince { generation, run_id }) = &manifest.changes_since {
+    if let Some(EarlierRun { generation, run_id }) = &manifest.changes_since {
         let _ = writeln!(out, "changes    since generation {generation}, run {run_id}");
     }
     for Gate { name, value, min, max, .. } in &manifest.gates {
@@ -157,10 +157,16 @@ fn how_to_open(manifest: &Manifest, spec: &Spec, args: &SpecArgs) -> String {
         .find_map(|table| manifest.files.iter().find(|file| file.table == *table))
         .or(manifest.files.first());
     let Some(file) = file else { return String::new() };
-    let parent = Path::new(&file.path).parent().unwrap_or(Path::new("")).display().to_string();
+    let parent = |file: &PublishedFile| Path::new(&file.path).parent().map(Path::to_owned);
+    let mut of_table = manifest.files.iter().filter(|other| other.table == file.table);
+    // Files of an earlier run lie elsewhere; then one shows what they hold.
+    let files = match of_table.all(|other| parent(other) == parent(file)) {
+        true => format!("{}/*.parquet", parent(file).unwrap_or_default().display()),
+        false => file.path.clone(),
+    };
     let (folder, job) = (folder(spec, args), args.spec.display());
     let mut out = format!(
-        "\nopen them in DuckDB\n  SELECT * FROM read_parquet('{folder}/{parent}/*.parquet') LIMIT 20;\n\
+        "\nopen them in DuckDB\n  SELECT * FROM read_parquet('{folder}/{files}') LIMIT 20;\n\
          look closer\n  tidemill show {job} --user ID     tidemill show {job} --item ID"
     );
     let index = manifest.files.iter().find(|file| file.path.ends_with(".faiss"));

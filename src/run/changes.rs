@@ -1,6 +1,6 @@
-//! Tables of changes: what is different since the generation that readers saw when the run began.
+//! What is different since the generation that readers saw when the run began, and what is not.
 //!
-//! Each is made beside the file of its table, from the rows that were just encoded and those of the
+//! A file that is as it was is listed and not written. A table of changes is made beside the file of its table, from the rows that were just encoded and those of the
 //! earlier file, a batch of each at a time. Nothing here makes a run fail but a store that takes no
 //! files: what cannot be told is a warning, and the table goes without.
 
@@ -18,27 +18,29 @@ use crate::job::Spec;
 use crate::schema::changes::{Differ, KeyRange, ROWS_AT_ONCE, has_columns};
 use crate::schema::{CHANGES_SUFFIX, IdTypes, Kind, Table, tables};
 use crate::store::{
-    BATCH_ROWS, ChangesSince, Current, EncodedFile, Footer, InputFile, Location, Output,
+    BATCH_ROWS, Current, EarlierRun, EncodedFile, Footer, InputFile, Location, Output,
     PublishedFile, RunPath, TableFile, footer, read_row_group,
 };
 use crate::types::IdRef;
 
-/// What readers see, for a job that tells its changes.
+/// What readers see, for a job that is held against it.
 pub(super) fn earlier(output: &Output, spec: &Spec) -> Option<Current> {
-    if !spec.tells_changes() {
+    if !spec.tells_changes() && !spec.shares_files() {
         return None;
     }
     output.read_current().unwrap_or_else(|error| {
-        tracing::warn!(error = chain(&error), "no generation to tell changes from can be read");
+        tracing::warn!(error = chain(&error), "no earlier generation can be read");
         None
     })
 }
 
-/// The generation that changes start from; in all processes alike.
+/// The generation that a run is held against; in all processes alike.
 pub(super) struct Changes {
-    since: ChangesSince,
+    since: EarlierRun,
+    tells_changes: bool,
+    shares_files: bool,
     location: Location,
-    /// The files of its tables.
+    /// The files of its tables, but those of changes.
     tables: BTreeMap<String, Vec<EarlierFile>>,
     /// What may not be told, not even to take it out.
     deleted: Deleted,
@@ -48,7 +50,7 @@ pub(super) struct Changes {
 
 struct EarlierFile {
     part: u32,
-    sha256: String,
+    published: PublishedFile,
     file: InputFile,
     footer: OnceLock<Footer>,
 }
@@ -56,7 +58,7 @@ struct EarlierFile {
 /// What process 0 tells the others of it.
 #[derive(Serialize, Deserialize)]
 struct Told {
-    since: ChangesSince,
+    since: EarlierRun,
     files: Vec<PublishedFile>,
 }
 
@@ -68,7 +70,7 @@ pub(super) enum Beside<'a> {
     Range(&'a KeyRange),
 }
 
-/// Settles which generation changes start from. It stays the same for all processes that go by the name
+/// Settles which generation a run is held against. It stays the same for all processes that go by the name
 /// of this run, so that files that are written twice are the same files.
 pub(super) fn settle(
     worker: &mut Worker<'_>,
@@ -76,7 +78,8 @@ pub(super) fn settle(
     path: &RunPath,
 ) -> Result<Option<Changes>> {
     let job = worker.job;
-    if !job.plan.spec.tells_changes() {
+    let spec = &job.plan.spec;
+    if !spec.tells_changes() && !spec.shares_files() {
         return Ok(None);
     }
     let first = worker.shell.index == 0;
@@ -89,13 +92,13 @@ pub(super) fn settle(
     let Some(Told { since, files }) = told else { return Ok(None) };
     let deleted = side::deleted(job.runtime, &job.plan, &job.request.base);
     let deleted = worker.agree(deleted)?;
-    Ok(Some(Changes::new(output, since, files, deleted)))
+    Ok(Some(Changes::new(output, spec, (since, files), deleted)))
 }
 
-/// What process 0 finds; `None`, and a line that says why, where there are no changes to be told.
+/// What process 0 finds; `None`, and a line that says why, where there is nothing to be held against.
 fn look(job: &Job<'_>, output: &Output, path: &RunPath) -> Result<Option<Told>> {
     let none = |why: String| {
-        job.observer.note("changes", &format!("no changes are told: {why}"));
+        job.observer.note("changes", &format!("no earlier tables to tell changes from: {why}"));
         Ok(None)
     };
     let record = path.file("_changes_since.json");
@@ -103,6 +106,9 @@ fn look(job: &Job<'_>, output: &Output, path: &RunPath) -> Result<Option<Told>> 
         return none("nothing was published before".to_owned());
     };
     let generation = run.generation;
+    if output.read_log()?.is_collected(&run.run_id) {
+        return none(format!("generation {generation} is given up by gc"));
+    }
     let manifest = match output.read_manifest(&run) {
         Ok(manifest) => manifest,
         Err(error) => return none(format!("generation {generation}: {}", chain(&error))),
@@ -114,7 +120,7 @@ fn look(job: &Job<'_>, output: &Output, path: &RunPath) -> Result<Option<Told>> 
     let is_earlier =
         |file: &PublishedFile| tables::by_name(&file.table).is_some_and(tables::has_changes);
     let files = manifest.files.into_iter().filter(is_earlier).collect();
-    let since = ChangesSince { generation, run_id: run.run_id };
+    let since = EarlierRun { generation, run_id: run.run_id };
     Ok(Some(Told { since, files }))
 }
 
@@ -135,24 +141,59 @@ impl Changes {
     /// `files`: those of the tables of the generation `since`.
     pub(super) fn new(
         output: &Output,
-        since: ChangesSince,
-        files: Vec<PublishedFile>,
+        spec: &Spec,
+        (since, files): (EarlierRun, Vec<PublishedFile>),
         deleted: Deleted,
     ) -> Self {
         let mut tables: BTreeMap<String, Vec<EarlierFile>> = BTreeMap::new();
         for published in files {
             let Some(part) = RunPath::part_of(&published.path) else { continue };
             let (file, footer) = (output.input_file(&published), OnceLock::new());
-            let earlier = EarlierFile { part, sha256: published.sha256, file, footer };
-            tables.entry(published.table).or_default().push(earlier);
+            let table = published.table.clone();
+            let earlier = EarlierFile { part, published, file, footer };
+            tables.entry(table).or_default().push(earlier);
         }
         tables.values_mut().for_each(|files| files.sort_unstable_by_key(|file| file.part));
-        Self { since, location: output.location(), tables, deleted, warned: Mutex::default() }
+        Self {
+            since,
+            tells_changes: spec.tells_changes(),
+            shares_files: spec.shares_files(),
+            location: output.location(),
+            tables,
+            deleted,
+            warned: Mutex::default(),
+        }
     }
 
-    /// What the manifest says: where the changes start, if `files` has some.
-    pub(super) fn since(self, files: &[PublishedFile]) -> Option<ChangesSince> {
-        files.iter().any(|file| file.table.ends_with(CHANGES_SUFFIX)).then_some(self.since)
+    /// What the manifest says: where the changes start, and whose files are listed, if `files` has some.
+    pub(super) fn since(&self, files: &[PublishedFile]) -> [Option<EarlierRun>; 2] {
+        let is_change = |file: &PublishedFile| file.table.ends_with(CHANGES_SUFFIX);
+        let is_earlier = |file: &PublishedFile| {
+            let earlier = self.tables.get(&file.table).into_iter().flatten();
+            earlier.map(|earlier| &earlier.published.path).any(|path| *path == file.path)
+        };
+        let since = |found: bool| found.then(|| self.since.clone());
+        [since(files.iter().any(is_change)), since(files.iter().any(is_earlier))]
+    }
+
+    /// The earlier file in the place of the one that is to be written to `path`, if it has the same bytes
+    /// and is there.
+    pub(super) fn same(
+        &self,
+        output: &Output,
+        path: &str,
+        new: &EncodedFile,
+    ) -> Option<PublishedFile> {
+        let name = |path: &str| path.rsplit('/').next().map(str::to_owned);
+        let files = self.tables.get(&new.table).filter(|_| self.shares_files)?;
+        let found = files.iter().map(|file| &file.published).find(|file| {
+            (file.bytes, &file.sha256) == (new.bytes.len() as u64, &new.sha256)
+                && name(&file.path) == name(path)
+        })?;
+        // One that is damaged is written anew.
+        let checked = output.check_files(std::slice::from_ref(found));
+        let warn = |error| tracing::warn!(path, error = chain(&error), "a file is not as it was");
+        checked.map_err(warn).ok().map(|()| found.clone())
     }
 
     /// The changes that make the earlier rows those of a file of `table`; `None`, and a warning of the
@@ -166,7 +207,7 @@ impl Changes {
         new: &EncodedFile,
         beside: Beside<'_>,
     ) -> Option<EncodedFile> {
-        if !tables::has_changes(table) {
+        if !self.tells_changes || !tables::has_changes(table) {
             return None;
         }
         let made = self.make(table, ids, new, beside);
@@ -206,7 +247,7 @@ impl Changes {
             _ => self.deleted.items.contains(&id.digest()),
         };
         // Of several files, another may hold keys that are gone from the range of this one.
-        let is_as_it_was = files.len() == 1 && files[0].sha256 == new.sha256;
+        let is_as_it_was = files.len() == 1 && files[0].published.sha256 == new.sha256;
         if !is_as_it_was {
             let differ = Differ::new(table, ids, &is_gone)?;
             let old = files.iter().flat_map(|file| self.rows(table, ids, file, range));

@@ -15,7 +15,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::changes::{Beside, Changes};
-use super::crash_tests::{published_tables, request};
+use super::crash_tests::{place, published_tables, request};
 use super::side::Deleted;
 use super::state_tests::{Log, put, run_on, two_days};
 use super::*;
@@ -23,7 +23,7 @@ use crate::schema::changes::KeyRange;
 use crate::schema::{IdRows, ItemNeighborRows, tables};
 use crate::store::faults::{Fault, FaultStore, World};
 use crate::store::witness::objects;
-use crate::store::{ChangesSince, TableFile, put_file};
+use crate::store::{EarlierRun, TableFile, put_file};
 use crate::types::{IdType, Ids};
 
 /// Rows as text, by key.
@@ -169,7 +169,7 @@ fn changes_are_the_same_bytes_on_any_number_of_workers_and_threads() {
     let runtime = IoRuntime::new().unwrap();
     let (spec, before, after) = two_days();
     for shape in ["", "shape = \"lists\"\n"] {
-        let spec = spec.replace("[top_k]\n", &format!("[top_k]\n{shape}"));
+        let spec = spec.replace("[top_k]\n", &format!("[top_k]\n{shape}")) + "delta = true\n";
         let mut wanted = None;
         for (workers, threads) in [(1, 1), (2, 1), (3, 3)] {
             let world = second_day(&runtime, &spec, [&before, &after]);
@@ -185,7 +185,25 @@ fn changes_are_the_same_bytes_on_any_number_of_workers_and_threads() {
             let n = assert_changes_lead(&world, &earlier, &manifest, &nobody, &when);
             let n_rows: u64 = earlier.files.iter().map(|file| file.rows).sum();
             assert!(0 < n && n < n_rows as usize, "{n} changes of {n_rows} rows");
+            assert_shares(&world, &manifest);
         }
+    }
+}
+
+/// Files of equal bytes are listed where the earlier run wrote them, and nowhere else.
+fn assert_shares(world: &World, manifest: &Manifest) {
+    let seen = objects(&world.objects, "out");
+    let is_of = |file: &&PublishedFile, run: &str| file.path.contains(&format!("run_id={run}/"));
+    let shared: Vec<_> = manifest.files.iter().filter(|file| is_of(file, "r0")).collect();
+    assert!(shared.iter().any(|file| file.table == "users"), "{shared:?}");
+    assert_eq!(manifest.unchanged_since.as_ref().unwrap().run_id, "r0");
+    for file in manifest.files.iter().filter(|file| is_of(file, "r1")) {
+        let earlier = seen.get(&file.path.replace("run_id=r1/", "run_id=r0/"));
+        let is_new = earlier.is_none_or(|bytes| *bytes != seen[&file.path]);
+        assert!(is_new || file.table.ends_with("_changes"), "{file:?} is there twice");
+    }
+    for file in shared {
+        assert!(!seen.contains_key(&file.path.replace("run_id=r0/", "run_id=r1/")), "{file:?}");
     }
 }
 
@@ -211,7 +229,13 @@ fn a_run_without_an_earlier_one_of_its_kind_tells_no_changes() {
     run_on(&world, &runtime, request(&off, "r1")).unwrap();
     let found = current_manifest(&world).unwrap();
     assert_eq!((found.changes_since.as_ref(), tables_of_changes(&found).len()), (None, 0));
-    assert!(found.state.is_some());
+    assert!(found.state.is_some() && found.unchanged_since.is_some());
+    let alone = spec.replace("[incremental]\n", "[incremental]\nshare_files = false\n");
+    let world = second_day(&runtime, &spec, [&before, &after]);
+    run_on(&world, &runtime, request(&alone, "r1")).unwrap();
+    let found = current_manifest(&world).unwrap();
+    assert!(found.changes_since.is_some() && found.unchanged_since.is_none());
+    assert!(found.files.iter().all(|file| file.path.contains("r1/")));
     // Ids of another type are other columns.
     let world = World::new();
     put(&world, &before, true, 100);
@@ -286,7 +310,7 @@ fn a_run_that_goes_on_starts_from_the_generation_that_it_started_from() {
         if is_settled {
             let files = manifest.files.iter().map(|file| &file.path);
             let found: BTreeMap<String, Vec<u8>> =
-                files.map(|path| (path.replace("r1", ""), seen[path].clone())).collect();
+                files.map(|path| (place(path, "r1"), seen[path].clone())).collect();
             assert!(found == wanted, "{when}: other bytes");
             n_later += 1;
         }
@@ -377,6 +401,7 @@ fn changes_of_a_table_that_is_cut_elsewhere_are_those_of_the_whole_table() {
     runtime.insert_bucket("s3://shop", Arc::new(FaultStore::new(&world, |_| None)));
     let output = Output::create(&runtime, "s3://shop/out/", Path::new("")).unwrap();
     let n_keys = tables::ITEM_NEIGHBORS.key.len();
+    let spec = request(&two_days().0, "r").spec;
     for seed in 0..300 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (old, mut new) = (neighbors(&mut rng), neighbors(&mut rng));
@@ -393,10 +418,10 @@ fn changes_of_a_table_that_is_cut_elsewhere_are_those_of_the_whole_table() {
         let published = (0..).zip(published).map(|(part, file)| {
             put_file(&output, &path.table_part("item_neighbors", part, n_parts), file).unwrap()
         });
-        let since = ChangesSince { generation: 1, run_id: "r".to_owned() };
+        let since = EarlierRun { generation: 1, run_id: "r".to_owned() };
         let items = [crate::types::IdRef::Int(gone).digest()].into();
         let deleted = Deleted { items, ..Deleted::default() };
-        let changes = Changes::new(&output, since, published.collect(), deleted);
+        let changes = Changes::new(&output, &spec, (since, published.collect()), deleted);
         let cuts = cuts(&mut rng);
         let bound = |at: usize| -> Option<Vec<ArrayRef>> {
             let item = Int64Array::from(vec![*cuts.get(at)?]);

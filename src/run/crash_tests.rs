@@ -10,6 +10,7 @@ use parquet::arrow::ArrowWriter;
 
 use super::*;
 use crate::job;
+use crate::store::EarlierRun;
 use crate::store::faults::{Fault, FaultStore, World};
 use crate::store::witness::{objects, violations};
 
@@ -89,6 +90,12 @@ pub(super) fn request(spec: &str, run_id: &str) -> Request {
     }
 }
 
+/// The path of a file without the run that wrote it, be it `run` or an earlier one.
+pub(super) fn place(path: &str, run: &str) -> String {
+    let is_place = |part: &&str| !part.starts_with("run_id=") && !part.starts_with("logical_date=");
+    path.split('/').filter(is_place).collect::<Vec<_>>().join("/").replace(run, "")
+}
+
 /// The tables of the run that readers see, without the run's id in their paths.
 pub(super) fn published_tables(world: &World, when: &str) -> BTreeMap<String, Vec<u8>> {
     let seen = objects(&world.objects, "out");
@@ -100,7 +107,7 @@ pub(super) fn published_tables(world: &World, when: &str) -> BTreeMap<String, Ve
     let run = current["run_id"].as_str().unwrap();
     let files = manifest["files"].as_array().unwrap().iter();
     let files = files.map(|file| file["path"].as_str().unwrap());
-    files.map(|path| (path.replace(run, ""), seen[path].clone())).collect()
+    files.map(|path| (place(path, run), seen[path].clone())).collect()
 }
 
 #[test]
@@ -143,7 +150,9 @@ fn a_run_that_is_published_already_costs_few_requests_and_no_data() {
         let run_id = format!("again{round}");
         let path = RunPath::new(jiff::civil::date(2026, 11, 22), &run_id);
         let nonce = run_id.clone();
-        let manifest = Manifest { run_id, nonce, ..manifest };
+        let earlier = EarlierRun { generation: 1, run_id: "r0".to_owned() };
+        let unchanged_since = Some(earlier);
+        let manifest = Manifest { run_id, nonce, unchanged_since, ..manifest };
         output.publish(&path, &manifest, "2026-11-23T00:00:00Z", true).unwrap();
     }
     let store = FaultStore::new(&world, |call| {

@@ -57,7 +57,9 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     });
     check_lists(worker, &prepared, &facts, &lists)?;
     let mut manifest = manifest(worker, date, fingerprint, &prepared.calendar, files, sums);
-    manifest.changes_since = changes.and_then(|changes| changes.since(&manifest.files));
+    if let Some(changes) = &changes {
+        [manifest.changes_since, manifest.unchanged_since] = changes.since(&manifest.files);
+    }
     worker.account_for(0, &manifest)?;
     manifest.stages = worker.stages.clone();
     publish(worker, output, &path, (manifest, state))
@@ -657,6 +659,7 @@ fn manifest(
         delta: plan.spec.output.delta,
         state: None,
         changes_since: None,
+        unchanged_since: None,
         nonce: worker.job.run_id.to_owned(),
     }
 }

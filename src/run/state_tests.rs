@@ -16,7 +16,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::changes_tests::{assert_changes_lead, current_manifest, without_changes};
-use super::crash_tests::{published_tables, request};
+use super::crash_tests::{place, published_tables, request};
 use super::*;
 use crate::store::faults::{Fault, FaultStore, World};
 use crate::store::witness::objects;
@@ -335,7 +335,7 @@ fn run_files(world: &World, manifest: &Manifest) -> BTreeMap<String, Vec<u8>> {
     let seen = objects(&world.objects, "out");
     let files = manifest.files.iter().filter(|file| !file.table.ends_with("_changes"));
     let files = files.map(|file| &file.path);
-    files.map(|path| (path.replace(&manifest.run_id, ""), seen[path].clone())).collect()
+    files.map(|path| (place(path, &manifest.run_id), seen[path].clone())).collect()
 }
 
 /// A job of two days, which every seed below goes through.

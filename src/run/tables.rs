@@ -50,9 +50,14 @@ impl Tables<'_> {
     }
 
     pub(super) fn put(&self, file: TableFile, part: u32, n_parts: u32) -> Result<PublishedFile> {
-        let encoded = file.finish()?;
-        let path = self.path.table_part(&encoded.table, part, n_parts);
-        Ok(put_file(self.output, &path, encoded)?)
+        self.put_encoded(file.finish()?, (part, n_parts))
+    }
+
+    /// Writes a file, unless it is there as an earlier run wrote it.
+    fn put_encoded(&self, file: EncodedFile, parts: (u32, u32)) -> Result<PublishedFile> {
+        let path = self.path.table_part(&file.table, parts.0, parts.1);
+        let same = self.changes.and_then(|of| of.same(self.output, &path, &file));
+        same.map_or_else(|| Ok(put_file(self.output, &path, file)?), Ok)
     }
 
     /// The same with the file of its changes, where those are told.
@@ -60,17 +65,13 @@ impl Tables<'_> {
         &self,
         table: &'static Table,
         file: TableFile,
-        (part, n_parts): (u32, u32),
+        parts: (u32, u32),
         beside: Beside<'_>,
     ) -> Result<Vec<PublishedFile>> {
         let encoded = file.finish()?;
         let changes = self.changes.and_then(|of| of.file(table, self.ids, &encoded, beside));
         let files = std::iter::once(encoded).chain(changes);
-        let put = |file: EncodedFile| {
-            let path = self.path.table_part(&file.table, part, n_parts);
-            Ok(put_file(self.output, &path, file)?)
-        };
-        files.map(put).collect()
+        files.map(|file| self.put_encoded(file, parts)).collect()
     }
 
     /// Writes one file of `n_rows` rows; `batch` gives the rows of a range.

@@ -85,7 +85,7 @@ impl Output {
         let mut inventory = self.inventory()?;
         let log = self.read_log()?;
         let runs = inventory.dispensable(&log, rules);
-        self.keep_state(&mut inventory, &log, &runs);
+        self.keep_needed(&mut inventory, &log, &runs);
         Ok(inventory.summary(&runs, &log, rules))
     }
 
@@ -105,8 +105,7 @@ impl Output {
         let mut inventory = self.inventory()?;
         let log = self.read_log()?;
         let runs = inventory.dispensable(&log, rules);
-        self.keep_state(&mut inventory, &log, &runs);
-        let mut done = inventory.summary(&runs, &log, rules);
+        let mut generation = None;
         let given_up: Vec<String> =
             runs.iter().filter(|run| !log.is_collected(run)).cloned().collect();
         if !given_up.is_empty() {
@@ -117,7 +116,7 @@ impl Output {
                 Ok(gone.then_some(()))
             })?;
             match appended {
-                Appended::New(entry) => done.generation = Some(entry.run.generation),
+                Appended::New(entry) => generation = Some(entry.run.generation),
                 Appended::Settled(()) => {
                     return Err(PublishError::Contended { path: self.url_of("_log/") });
                 }
@@ -128,9 +127,13 @@ impl Output {
             // moved on before a file goes.
             self.repair()?;
         }
+        // A run that was published before the entry may list files of those that go; one that comes after
+        // it is refused.
+        let log = self.read_log()?;
+        self.keep_needed(&mut inventory, &log, &runs);
         let objects = inventory.objects_of(&runs, &log, rules);
         self.delete_all(objects.iter().map(|object| object.location.clone()))?;
-        Ok(done)
+        Ok(Collection { generation, ..inventory.summary(&runs, &log, rules) })
     }
 
     /// Removes `runs`, whatever rules would keep, with the state that no other run needs and all
@@ -152,11 +155,7 @@ impl Output {
         if is_seen(&log) {
             return Err(in_use());
         }
-        self.keep_state(&mut inventory, &log, runs);
-        let is_over = |run: &str| log.publications().any(|entry| entry.run.run_id == run);
-        let (is_over, mut generation) =
-            (|path: &str| path.split('/').nth(1).is_some_and(is_over), None);
-        inventory.state.retain(|object| is_over(object.location.as_ref()));
+        let mut generation = None;
         let given_up: Vec<String> =
             runs.iter().filter(|run| !log.is_collected(run)).cloned().collect();
         if !given_up.is_empty() {
@@ -168,8 +167,16 @@ impl Output {
             }
         }
         self.repair()?;
-        let of_runs = runs.iter().filter_map(|run| inventory.runs.get(run)).flatten();
-        let mut objects: Vec<&ObjectMeta> = of_runs.collect();
+        // As above; and what a run left that is gone, since others listed it.
+        let log = self.read_log()?;
+        let needed = self.files_needed(&log, |run| !runs.contains(run))?;
+        inventory.retain(|path| !needed.contains(path));
+        let is_over = |run: &str| log.publications().any(|entry| entry.run.run_id == run);
+        let is_over = |path: &str| path.split('/').nth(1).is_some_and(is_over);
+        inventory.state.retain(|object| is_over(object.location.as_ref()));
+        let goes = |run: &String| runs.contains(run) || log.is_collected(run);
+        let of_runs = inventory.runs.iter().filter(|(run, _)| goes(run));
+        let mut objects: Vec<&ObjectMeta> = of_runs.flat_map(|(_, objects)| objects).collect();
         objects.sort_by_key(last);
         objects.extend(&inventory.state);
         objects.extend(inventory.checkpoints.values().flatten());
@@ -198,19 +205,17 @@ impl Output {
         Ok(self.list("_failed")?.iter().map(|object| object.location.to_string()).collect())
     }
 
-    /// Takes the files of state that some run which stays goes on from out of the inventory; all of them
-    /// where that cannot be told.
-    fn keep_state(&self, inventory: &mut Inventory, log: &Log, dispensable: &BTreeSet<String>) {
-        if inventory.state.is_empty() {
+    /// Takes what some run that stays needs of others out of the inventory; all tables and all state where
+    /// that cannot be told.
+    fn keep_needed(&self, inventory: &mut Inventory, log: &Log, dispensable: &BTreeSet<String>) {
+        if inventory.state.is_empty() && dispensable.is_empty() {
             return;
         }
-        match self.state_files(log, |run| !dispensable.contains(run)) {
-            Ok(needed) => {
-                inventory.state.retain(|object| !needed.contains(object.location.as_ref()));
-            }
+        match self.files_needed(log, |run| !dispensable.contains(run)) {
+            Ok(needed) => inventory.retain(|path| !needed.contains(path)),
             Err(error) => {
-                tracing::warn!(%error, "no state is removed");
-                inventory.state.clear();
+                tracing::warn!(%error, "no tables and no state are removed");
+                inventory.retain(|path| path.starts_with("runs/"));
             }
         }
     }
@@ -254,6 +259,12 @@ impl Output {
 }
 
 impl Inventory {
+    /// Leaves out tables and state which may not go, by their paths.
+    fn retain(&mut self, may_go: impl Fn(&str) -> bool) {
+        let lists = self.runs.values_mut().chain([&mut self.state]);
+        lists.for_each(|objects| objects.retain(|object| may_go(object.location.as_ref())));
+    }
+
     /// Runs that no rule keeps.
     fn dispensable(&self, log: &Log, rules: &CollectionRules) -> BTreeSet<String> {
         let stands = |entry: &&LogEntry| {
@@ -316,8 +327,10 @@ impl Inventory {
     fn summary(&self, runs: &BTreeSet<String>, log: &Log, rules: &CollectionRules) -> Collection {
         let is_published =
             |run: &&String| log.publications().any(|entry| entry.run.run_id == **run);
+        // Of a run that is gone, files may be there that others list.
+        let has_objects = |run: &&String| self.runs.get(*run).is_some_and(|of| !of.is_empty());
         let (published, unpublished): (Vec<&String>, Vec<&String>) =
-            runs.iter().partition(is_published);
+            runs.iter().filter(has_objects).partition(is_published);
         let objects = self.objects_of(runs, log, rules);
         Collection {
             published_runs: published.into_iter().cloned().collect(),
@@ -337,7 +350,7 @@ fn last(object: &&ObjectMeta) -> (bool, bool) {
 }
 
 /// The run that an object belongs to.
-fn run_of(path: &str) -> Option<&str> {
+pub(super) fn run_of(path: &str) -> Option<&str> {
     let parts: Vec<&str> = path.split('/').collect();
     match parts[..] {
         ["runs", _, run, _, ..] => Some(run),

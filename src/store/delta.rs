@@ -121,7 +121,9 @@ impl Output {
         if let Some(file) = files.first() {
             actions.push(self.table_metadata(table, log, file)?);
         }
-        actions.extend(newest.paths.iter().map(|path| {
+        // A file that is as it was is added again, which replaces its entry, and not removed.
+        let stays = |path: &&String| files.iter().any(|file| relative(&file.path) == **path);
+        actions.extend(newest.paths.iter().filter(|path| !stays(path)).map(|path| {
             json!({ "remove": { "path": path, "deletionTimestamp": time, "dataChange": true } })
         }));
         actions.extend(files.iter().map(|file| {

@@ -345,6 +345,14 @@ pub enum PublishError {
         /// The run.
         run_id: String,
     },
+    /// Files that a run lists in the place of its own may go at any time.
+    #[error(
+        "files of run {run_id}, which are listed as they were, were given up by gc meanwhile; run again"
+    )]
+    UnchangedGone {
+        /// The run that wrote them, or listed them.
+        run_id: String,
+    },
     /// There is no such generation, or nothing to withdraw in it.
     #[error("generation {generation} {problem}; \"tidemill runs\" lists them")]
     NoSuchGeneration {
@@ -387,7 +395,10 @@ impl PublishError {
             Self::WrongSize { .. } | Self::WrongRows { .. } => 74,
             // Denied is denied, also where an earlier attempt may still arrive.
             Self::UnknownOutcome { source, .. } if io_exit_code(source) == 77 => 77,
-            Self::UnknownOutcome { .. } | Self::Collected { .. } | Self::Contended { .. } => 75,
+            Self::UnknownOutcome { .. }
+            | Self::Collected { .. }
+            | Self::UnchangedGone { .. }
+            | Self::Contended { .. } => 75,
             Self::Unreadable { source, .. } => match **source {
                 // What is wrong with a file of our own is no fault of the data.
                 ReadError::Store { .. } => source.exit_code(),

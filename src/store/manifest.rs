@@ -7,6 +7,7 @@ use object_store::path::Path as Key;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::collect::run_of;
 use super::list::InputFile;
 use super::state::StateRef;
 
@@ -57,14 +58,19 @@ pub struct Manifest {
     pub state: Option<StateRef>,
     /// The generation that the tables of changes start from; absent where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub changes_since: Option<ChangesSince>,
+    pub changes_since: Option<EarlierRun>,
+    /// The generation whose files are listed in the place of equal ones of this run, which are nowhere
+    /// else; absent where all files are its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unchanged_since: Option<EarlierRun>,
     /// Unique to this attempt: it tells our own write from an equal one of somebody else.
     pub nonce: String,
 }
 
-/// Where a copy of the tables must stand for the changes of a run to make it those of the run.
+/// A generation that a run was held against. A copy of its tables becomes that of the run by the changes
+/// that the run tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangesSince {
+pub struct EarlierRun {
     /// The generation.
     pub generation: u64,
     /// Its run.
@@ -104,6 +110,11 @@ impl Manifest {
         };
         let sums = [sum(|file| file.bytes), sum(|file| file.rows)];
         sums.contains(&None).then(|| "its files are larger than any store".to_owned())
+    }
+
+    /// Files that an earlier run wrote.
+    pub(super) fn files_of_others(&self) -> impl Iterator<Item = &PublishedFile> {
+        self.files.iter().filter(|file| run_of(&file.path) != Some(&self.run_id))
     }
 
     /// The tables of the run with their files; vector files are none.

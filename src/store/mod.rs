@@ -45,7 +45,7 @@ pub use list::{InputFile, Listing, list_inputs};
 pub use location::Location;
 pub use log::{Current, Log, LogEntry, Standing};
 pub use manifest::{
-    ChangesSince, FORMAT, Gate, Manifest, ManifestInput, PublishedFile, RunPath, Stage,
+    EarlierRun, FORMAT, Gate, Manifest, ManifestInput, PublishedFile, RunPath, Stage,
 };
 pub use meter::StoreCounts;
 pub use output::{Output, put_file};
@@ -60,6 +60,8 @@ pub use vector_reader::{VectorBlock, VectorFile};
 pub use vector_writer::VectorWriter;
 pub use verify::Verification;
 
+#[cfg(test)]
+mod collect_tests;
 #[cfg(test)]
 mod control_tests;
 #[cfg(test)]

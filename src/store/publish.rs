@@ -8,6 +8,7 @@ use object_store::{Error as StoreError, PutMode, UpdateVersion};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::collect::run_of;
 use super::error::PublishError;
 use super::log::{Current, Log, LogEntry, entry_path};
 use super::manifest::{Manifest, RunPath};
@@ -96,6 +97,10 @@ impl Output {
         let settled = |log: &Log, entry: &LogEntry| {
             if log.is_collected(&entry.run.run_id) {
                 return Err(PublishError::Collected { run_id: entry.run.run_id.clone() });
+            }
+            // Once it is in the log that this run lists them, gc keeps them.
+            if let Some(run_id) = given_up(manifest, log) {
+                return Err(PublishError::UnchangedGone { run_id });
             }
             if force {
                 return Ok(None);
@@ -203,6 +208,16 @@ impl Output {
 
     fn unknown(&self, path: &str, source: StoreError) -> PublishError {
         PublishError::UnknownOutcome { path: self.url_of(path), source }
+    }
+}
+
+/// A run whose files the manifest lists, and which the log gives up.
+fn given_up(manifest: &Manifest, log: &Log) -> Option<String> {
+    let other = manifest.files_of_others().next()?;
+    match &manifest.unchanged_since {
+        Some(earlier) => log.is_collected(&earlier.run_id).then(|| earlier.run_id.clone()),
+        // A process of this run listed them, and its successor found no earlier generation.
+        None => run_of(&other.path).map(str::to_owned),
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) fn manifest(logical_date: Date, run_id: &str, fingerprint: &str) -> M
         delta: false,
         state: None,
         changes_since: None,
+        unchanged_since: None,
         nonce: format!("nonce of {run_id}"),
     }
 }

@@ -56,8 +56,20 @@ fn publish_run(output: &Output, rng: &mut ChaCha8Rng, hours_ago: i64) -> Result<
     let run = run_id(rng, hours_ago);
     let path = RunPath::new(day, &run);
     let mut files = Vec::new();
+    let current = output.read_current()?.filter(|_| rng.random_bool(0.5));
     let tables: &[&str] = if rng.random_bool(0.8) { &["items", "users"] } else { &["items"] };
+    let mut unchanged_since = None;
     for table in tables {
+        // Users may be as they were: in a file of the run that readers see, or of one before it.
+        if let Some(run) = current.as_ref().filter(|_| *table == "users") {
+            let earlier = output.read_manifest(run)?.files;
+            if let Some(file) = earlier.into_iter().find(|file| file.table == *table) {
+                let (generation, run_id) = (run.generation, run.run_id.clone());
+                unchanged_since = Some(EarlierRun { generation, run_id });
+                files.push(file);
+                continue;
+            }
+        }
         let numbers = Int64Array::from_iter_values([rng.random()]);
         let rows = RecordBatch::try_from_iter([("n", Arc::new(numbers) as ArrayRef)]).unwrap();
         let mut file = TableFile::new(table, &rows.schema(), &["n"]).unwrap();
@@ -65,7 +77,8 @@ fn publish_run(output: &Output, rng: &mut ChaCha8Rng, hours_ago: i64) -> Result<
         files.push(put_file(output, &path.table_part(table, 0, 1), file.finish().unwrap())?);
     }
     let fingerprint = format!("input {}", rng.random_range(0..6));
-    let manifest = Manifest { files, delta: true, ..manifest(day, &run, &fingerprint) };
+    let manifest =
+        Manifest { files, delta: true, unchanged_since, ..manifest(day, &run, &fingerprint) };
     let published = output.publish(&path, &manifest, NOW, rng.random_bool(0.5))?;
     let log = output.read_log()?;
     let (Published::New(told) | Published::Already(told)) = published;
@@ -94,7 +107,11 @@ fn process(output: &Output, rng: &mut ChaCha8Rng) -> Result<(), PublishError> {
             _ => {
                 let hours_ago = if rng.random_bool(0.25) { 60 } else { 1 };
                 match publish_run(output, rng, hours_ago) {
-                    Err(PublishError::Withdrawn { .. } | PublishError::Collected { .. }) => {}
+                    Err(
+                        PublishError::Withdrawn { .. }
+                        | PublishError::Collected { .. }
+                        | PublishError::UnchangedGone { .. },
+                    ) => {}
                     result => result?,
                 }
             }

@@ -228,11 +228,12 @@ impl Output {
         Ok(None)
     }
 
-    /// Paths of all files of state that published runs need, of those which `is_kept` by their names.
+    /// Paths of all files that published runs need and do not own, of those runs which `is_kept` by their
+    /// names: of state, and of tables that are as an earlier run wrote them.
     ///
     /// # Errors
     /// As [`Output::read_manifest`] and [`Output::read_state`].
-    pub(super) fn state_files(
+    pub(super) fn files_needed(
         &self,
         log: &Log,
         is_kept: impl Fn(&str) -> bool,
@@ -242,8 +243,10 @@ impl Output {
             log.standing(entry) != Standing::Collected && is_kept(&entry.run.run_id)
         };
         for entry in log.publications().filter(is_there) {
-            if let Some(state) = self.read_manifest(&entry.run)?.state {
-                let parts = self.read_state(&state)?.parts;
+            let manifest = self.read_manifest(&entry.run)?;
+            needed.extend(manifest.files_of_others().map(|file| file.path.clone()));
+            if let Some(state) = &manifest.state {
+                let parts = self.read_state(state)?.parts;
                 needed.extend(parts.into_iter().map(|part| part.file.path));
             }
         }

@@ -140,7 +140,8 @@ pub(crate) fn newest(log: &[Value]) -> Option<String> {
     standing.iter().max_by_key(day).map(|entry| entry["run_id"].as_str().unwrap().to_owned())
 }
 
-/// Files that readers are sent to are there, and of one published run; none is fine.
+/// Files that readers are sent to are there, and those of a table that one published run lists; none is
+/// fine.
 fn of_one_run(
     objects: &BTreeMap<String, Vec<u8>>,
     what: &str,
@@ -148,16 +149,20 @@ fn of_one_run(
     runs: &BTreeMap<String, &Value>,
     found: &mut Vec<String>,
 ) {
-    let run_of = |path: &str| {
-        let (_, rest) = path.split_once("run_id=").unwrap();
-        rest.split('/').next().unwrap().to_owned()
-    };
-    let named: BTreeSet<String> = paths.iter().map(|path| run_of(path)).collect();
-    if named.len() > 1 || named.iter().any(|run| !runs.contains_key(run)) {
-        found.push(format!("{what} mixes or makes up runs: {named:?}"));
-    }
     for path in paths.iter().filter(|path| !objects.contains_key(**path)) {
         found.push(format!("{what} names {path}, which is missing"));
+    }
+    let Some(table) = paths.first().and_then(|path| path.split('/').nth(1)) else { return };
+    let named: BTreeSet<&str> = paths.iter().copied().collect();
+    let lists_them = |entry: &&&Value| {
+        let Some(bytes) = objects.get(entry["manifest"].as_str().unwrap()) else { return false };
+        let manifest: Value = serde_json::from_slice(bytes).unwrap();
+        let files = manifest["files"].as_array().unwrap().iter();
+        let files = files.filter(|file| file["table"] == table);
+        files.map(|file| file["path"].as_str().unwrap()).collect::<BTreeSet<_>>() == named
+    };
+    if !runs.values().any(|entry| lists_them(&entry)) {
+        found.push(format!("{what} mixes or makes up runs: {named:?}"));
     }
 }
 
@@ -179,8 +184,16 @@ fn delta_files(
         if !key.ends_with(&format!("{number:020}.json")) {
             found.push(format!("{key} is not version {number}"));
         }
-        for line in std::str::from_utf8(bytes).unwrap().lines() {
-            let action: Value = serde_json::from_str(line).unwrap();
+        let lines = std::str::from_utf8(bytes).unwrap().lines();
+        let actions: Vec<Value> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+        let paths = |kind: &'static str| {
+            let paths = actions.iter().filter_map(move |action| action[kind]["path"].as_str());
+            paths.collect::<BTreeSet<_>>()
+        };
+        if paths("add").intersection(&paths("remove")).next().is_some() {
+            found.push(format!("{key} adds and removes one file"));
+        }
+        for action in &actions {
             if let Some(path) = action["remove"]["path"].as_str()
                 && !active.remove(&format!("{folder}{path}"))
             {

@@ -460,6 +460,7 @@ fn manifest(run_id: &str) -> Manifest {
         delta: false,
         state: None,
         changes_since: None,
+        unchanged_since: None,
         nonce: run_id.to_owned(),
     }
 }

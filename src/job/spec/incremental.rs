@@ -23,10 +23,15 @@ pub struct Incremental {
     /// either: delete those by the list that you gave.
     #[schemars(example = false)]
     pub changes: bool,
+    /// A table file that is as it was in that generation is not written again: the manifest lists the
+    /// earlier one, and `tidemill gc` keeps it as long as a run does. So load the files that are listed, and
+    /// no folder. Without, every run lies in folders of its own.
+    #[schemars(example = false)]
+    pub share_files: bool,
 }
 
 impl Default for Incremental {
     fn default() -> Self {
-        Self { enabled: true, changes: true }
+        Self { enabled: true, changes: true, share_files: true }
     }
 }

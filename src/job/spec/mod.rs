@@ -186,6 +186,11 @@ impl Spec {
         self.incremental.as_ref().is_some_and(|section| section.enabled && section.changes)
     }
 
+    /// Whether a run lists files of the last one that are as they were.
+    pub fn shares_files(&self) -> bool {
+        self.incremental.as_ref().is_some_and(|section| section.enabled && section.share_files)
+    }
+
     /// The rankers of the lists with their weights, defaults filled in; none without `[top_k]`.
     pub fn candidates(&self) -> Candidates {
         match &self.top_k {
