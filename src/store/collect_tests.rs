@@ -28,8 +28,8 @@ fn calm(world: &World) -> Output {
     open(world, |_| None)
 }
 
-/// Publishes two tables, with the users of another run in the place of its own.
-fn publish(output: &Output, run: &str, users_of: Option<&str>) -> Result<Current, PublishError> {
+/// Writes two tables, with the users of another run in the place of its own.
+fn write(output: &Output, run: &str, users_of: Option<&str>) -> Manifest {
     let path = RunPath::new(DAY, run);
     let write = |table: &str| {
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..run.len() as i64));
@@ -43,16 +43,24 @@ fn publish(output: &Output, run: &str, users_of: Option<&str>) -> Result<Current
     match users_of {
         None => files.push(write("users")),
         Some(other) => {
-            let log = output.read_log()?;
+            let log = output.read_log().unwrap();
             let entry = log.publications().find(|entry| entry.run.run_id == other).unwrap();
-            let earlier = output.read_manifest(&entry.run)?.files;
+            let earlier = output.read_manifest(&entry.run).unwrap().files;
             files.extend(earlier.into_iter().filter(|file| file.table == "users"));
             let generation = entry.run.generation;
             unchanged_since = Some(EarlierRun { generation, run_id: other.to_owned() });
         }
     }
-    let manifest = Manifest { files, delta: true, unchanged_since, ..manifest(DAY, run, run) };
-    match output.publish(&path, &manifest, NOW, false)? {
+    Manifest { files, delta: true, unchanged_since, ..manifest(DAY, run, run) }
+}
+
+fn publish(output: &Output, run: &str, users_of: Option<&str>) -> Result<Current, PublishError> {
+    publish_written(output, &write(output, run, users_of))
+}
+
+fn publish_written(output: &Output, manifest: &Manifest) -> Result<Current, PublishError> {
+    let path = RunPath::new(DAY, &manifest.run_id);
+    match output.publish(&path, manifest, NOW, false)? {
         Published::New(current) | Published::Already(current) => Ok(current),
     }
 }
@@ -142,6 +150,7 @@ fn a_run_that_comes_after_gc_gave_up_its_files_is_refused() {
     publish(&output, "r0", None).unwrap();
     publish(&output, "r1", None).unwrap();
     // A collection that dies when its entry is there and its files are too.
+    let written = write(&output, "r4", Some("r0"));
     let gc = open(&world, |call| (call.kind == "delete").then_some(Fault::CrashBefore));
     collect(&gc, "a collection").unwrap_err();
     assert_eq!(left_of(&world, "r0"), ["items", "users"]);
@@ -150,6 +159,9 @@ fn a_run_that_comes_after_gc_gave_up_its_files_is_refused() {
     assert_eq!(refused.exit_code(), 75);
     publish(&output, "r3", Some("r1")).unwrap();
     collect(&output, "the rest").unwrap();
+    // Nor where the files are gone by now.
+    let refused = publish_written(&output, &written).unwrap_err();
+    assert!(matches!(refused, PublishError::UnchangedGone { .. }), "{refused}");
     assert_eq!(left_of(&world, "r0"), [""; 0]);
     assert_eq!(left_of(&world, "r1"), ["users"]);
 }

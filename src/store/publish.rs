@@ -84,6 +84,12 @@ impl Output {
         published_at: &str,
         force: bool,
     ) -> Result<Published, PublishError> {
+        // Told before their files are missed; and once more behind the last word of the log.
+        if manifest.files_of_others().next().is_some()
+            && let Some(run_id) = given_up(manifest, &self.read_log()?)
+        {
+            return Err(PublishError::UnchangedGone { run_id });
+        }
         self.check_files(&manifest.files)?;
         for (table, files) in manifest.tables() {
             self.put(&path.table_manifest(table), self.url_lines(&files))?;
