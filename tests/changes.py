@@ -36,6 +36,7 @@ purchase = 5.0
 url = "shop/users.parquet"
 columns = {{ user = "user_id", segment = "country" }}
 {lists}[incremental]
+share_files = true
 [popularity]
 [debias]
 [item_neighbors]

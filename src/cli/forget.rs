@@ -92,6 +92,9 @@ pub(super) fn forget_check(args: &ForgetCheckArgs) -> Result<()> {
     }
 }
 
+/// Files that are named to people.
+const LISTED: usize = 20;
+
 fn looked(output: &Output, forgotten: &Forgotten, quiet: bool) -> Result<ForgetCheck> {
     let observer = progress::observer(quiet);
     observer.begin("forget-check", None);
@@ -114,14 +117,18 @@ fn described(found: &ForgetCheck) -> String {
     if found.holdings.is_empty() {
         return format!("{head}: none of those asked for is there");
     }
-    let lines = found.holdings.iter().map(|holding| {
+    let lines = found.holdings.iter().take(LISTED).map(|holding| {
         let of = match holding.generation {
             Some(generation) => format!("generation {generation}"),
             None => "left by a run".to_owned(),
         };
         format!("\n  {} ids in {} ({of})", holding.ids, holding.path)
     });
-    format!("{head}:{}", lines.collect::<String>())
+    let more = match found.holdings.len().saturating_sub(LISTED) {
+        0 => String::new(),
+        n => format!("\n  and in {} more files: --json lists all", HumanCount(n as u64)),
+    };
+    format!("{head}:{}{more}", lines.collect::<String>())
 }
 
 /// What a purge did: `_receipts/<time>-<nonce>.json`. It names no user and no item.

@@ -1,8 +1,9 @@
 //! What is different since the generation that readers saw when the run began, and what is not.
 //!
-//! A file that is as it was is listed and not written. A table of changes is made beside the file of its table, from the rows that were just encoded and those of the
-//! earlier file, a batch of each at a time. Nothing here makes a run fail but a store that takes no
-//! files: what cannot be told is a warning, and the table goes without.
+//! A table of changes is made beside the file of its table, from the rows that were just encoded and
+//! those of the earlier file, a batch of each at a time. Where a job says so, a file that is as it was is
+//! listed and not written. Nothing here makes a run fail but a store that takes no files: what cannot be
+//! told is a warning, and the table goes without.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, OnceLock, PoisonError};

@@ -230,7 +230,7 @@ fn a_run_without_an_earlier_one_of_its_kind_tells_no_changes() {
     let found = current_manifest(&world).unwrap();
     assert_eq!((found.changes_since.as_ref(), tables_of_changes(&found).len()), (None, 0));
     assert!(found.state.is_some() && found.unchanged_since.is_some());
-    let alone = spec.replace("[incremental]\n", "[incremental]\nshare_files = false\n");
+    let alone = spec.replace("share_files = true\n", "");
     let world = second_day(&runtime, &spec, [&before, &after]);
     run_on(&world, &runtime, request(&alone, "r1")).unwrap();
     let found = current_manifest(&world).unwrap();

@@ -72,7 +72,7 @@ impl Row {
 fn spec(rng: &mut ChaCha8Rng) -> String {
     let mut spec = String::from(
         "name = \"days\"\nshards = 4\n[limits]\nreject_share_max = 0.9\n\
-         [incremental]\n[popularity]\n[debias]\n[item_neighbors]\nn_neighbors = 4\n\
+         [incremental]\nshare_files = true\n[popularity]\n[debias]\n[item_neighbors]\nn_neighbors = 4\n\
          [[events]]\nurl = \"s3://shop/log/\"\ntime_unit = \"s\"\n",
     );
     let maybe = |rng: &mut ChaCha8Rng, text: &'static str| match rng.random_bool(0.5) {
@@ -256,7 +256,7 @@ fn an_incremental_run_publishes_the_bytes_of_a_full_one() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (spec, has_text) = (spec(&mut rng), rng.random_bool(0.5));
         let group_rows = rng.random_range(3..50);
-        let full_spec = spec.replace("[incremental]\n", "");
+        let full_spec = spec.replace("[incremental]\nshare_files = true\n", "");
         let (world, mut log, mut lists) = (World::new(), Log::new(), Lists::default());
         for day in 0..rng.random_range(2..6) {
             change(&mut rng, &mut log, day);

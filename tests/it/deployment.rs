@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, StringArray};
 use serde_json::Value;
 
-use crate::fixture::Sandbox;
+use crate::fixture::{Sandbox, batch, column, read_parquet};
 use crate::s3::proxy::{Fault, FaultProxy, RequestLine};
 use crate::s3::server::S3Server;
 
@@ -292,6 +294,26 @@ impl Shop {
         self.needs_until(0, args)
     }
 
+    /// What it takes to remove a generation with somebody who is deleted since, and to show that.
+    fn needs_of_a_purge(&self) -> BTreeSet<Need> {
+        let events = read_parquet(&self.sandbox.path("shop/events.parquet"));
+        let users = column(&events[0], "user_id").into_iter().take(1);
+        let users: ArrayRef = Arc::new(StringArray::from_iter_values(users));
+        let delete = "[delete.users]\nurl = \"forget.parquet\"\ncolumn = \"user_id\"\n[popularity]";
+        self.sandbox.spec(&SPEC.replace("[popularity]", delete));
+        let nobody: ArrayRef = Arc::new(StringArray::from_iter_values(["nobody"]));
+        for ids in [nobody, users] {
+            self.sandbox.write("forget.parquet", &batch(&[("user_id", ids)]));
+            self.needs_of(&["run", "job.toml", "--since-last"]);
+        }
+        let purge = ["gc", "job.toml", "--purge", "--delete", "--signed-off-by", "A. Person"];
+        let mut needs = self.needs_of(&purge);
+        let receipts = self.server.keys("nightly/_receipts/");
+        let receipt = receipts[0].strip_prefix("nightly/").unwrap();
+        needs.extend(self.needs_of(&["forget-check", "job.toml", "--receipt", receipt]));
+        needs
+    }
+
     /// Runs a command that must end with `code`, and gives what it needed.
     fn needs_until(&self, code: i32, args: &[&str]) -> BTreeSet<Need> {
         let proxy = FaultProxy::start(self.server.address(), |_| None);
@@ -337,12 +359,18 @@ fn policies_grant_what_the_commands_ask_of_a_store_and_no_more() {
     for k in ["top_k.k=5", "top_k.k=4", "top_k.k=3"] {
         needs.extend(shop.needs_of(&["run", "job.toml", "--set", k]));
     }
+    for more in ["log/more.parquet", "log/again.parquet"] {
+        needs.extend(shop.needs_of(&["run", "job.toml", "--since-last"]));
+        shop.server.put(more, shop.server.bytes_of("log/events.parquet").unwrap());
+    }
+    needs.extend(shop.needs_of(&["run", "job.toml", "--since-last"]));
     let too_early = ["run", "job.toml", "--as-of", "2001-01-01"];
     needs.extend(shop.needs_until(66, &too_early));
     let not_in_a_quiet_run = [
         ("s3:GetObject", "_checkpoints/*"),
         ("s3:AbortMultipartUpload", "_checkpoints/*"),
         ("s3:AbortMultipartUpload", "runs/*"),
+        ("s3:AbortMultipartUpload", "state/*"),
         ("s3:AbortMultipartUpload", "tables/*"),
         ("s3:DeleteObject", "current.json"),
     ];
@@ -370,6 +398,7 @@ fn policies_grant_what_the_commands_ask_of_a_store_and_no_more() {
     needs.extend(shop.needs_of(&gc));
     needs.extend(shop.needs_of(&["rollback", "s3://shop/nightly/"]));
     needs.extend(shop.needs_of(&["runs", "s3://shop/nightly/", "--repair"]));
+    needs.extend(shop.needs_of_a_purge());
     check("aws-gc.json", &needs, &[]);
 }
 

@@ -24,14 +24,14 @@ pub struct Incremental {
     #[schemars(example = false)]
     pub changes: bool,
     /// A table file that is as it was in that generation is not written again: the manifest lists the
-    /// earlier one, and `tidemill gc` keeps it as long as a run does. So load the files that are listed, and
-    /// no folder. Without, every run lies in folders of its own.
-    #[schemars(example = false)]
+    /// earlier one, and `tidemill gc` keeps it as long as a run does. For readers that load the files that
+    /// are listed, or the Delta tables, and never the folder of a run, which no longer holds all of them.
+    #[schemars(example = true)]
     pub share_files: bool,
 }
 
 impl Default for Incremental {
     fn default() -> Self {
-        Self { enabled: true, changes: true, share_files: true }
+        Self { enabled: true, changes: true, share_files: false }
     }
 }

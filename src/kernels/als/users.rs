@@ -75,7 +75,8 @@ pub(super) const USERS_PER_TASK: usize = 32;
 /// - Returns the number of rows that conjugate gradient left early because A was not positive along a
 ///   direction; and `with_loss` the loss before, for which the factors are at hand anyway.
 /// - Cost: O(pairs · n_factors · steps + users · n_factors² · steps) time for conjugate gradient,
-///   O(pairs · n_factors² + users · n_factors³) for Cholesky, on all threads of the pool.
+///   O(pairs · n_factors² + users · n_factors³) for Cholesky, on all threads of the pool. Each thread
+///   holds the items' factors of four users at a time, of the pairs that are not plain.
 ///
 /// # Errors
 /// A row that is not finite, or not positive definite under Cholesky: the lowest of the shard.
