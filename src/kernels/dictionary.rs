@@ -26,6 +26,32 @@ impl Interner {
         Self { small: Vec::new(), table: CodeTable::default(), ids: ids.new_like() }
     }
 
+    /// The same for more look-ups than ids: see [`CodeTable::sparse`].
+    pub fn sparse() -> Self {
+        let ids = Ids::Int(Vec::new());
+        Self { small: Vec::new(), table: CodeTable::sparse(), ids }
+    }
+
+    /// Forgets all ids but keeps the room, for ids of the kind of `like`.
+    pub fn begin(&mut self, like: &Ids) {
+        self.take_ids();
+        self.ids = like.new_like();
+    }
+
+    /// The ids in the order of their codes, of which none is known then.
+    pub fn take_ids(&mut self) -> Ids {
+        if let Ids::Int(ids) = &self.ids {
+            for &id in ids {
+                if let Some(code) = self.small.get_mut(small_place(id)) {
+                    *code = UNSEEN;
+                }
+            }
+        }
+        self.table.clear();
+        let like = self.ids.new_like();
+        std::mem::replace(&mut self.ids, like)
+    }
+
     /// The code of `id`, a new one at first sight.
     ///
     /// # Panics
@@ -55,8 +81,7 @@ impl Interner {
     /// As [`Interner::intern`].
     #[inline(always)]
     pub fn intern_int(&mut self, id: i64) -> u32 {
-        // A negative one is above all others.
-        match self.small.get(usize::try_from(id as u64).unwrap_or(usize::MAX)) {
+        match self.small.get(small_place(id)) {
             Some(&code) if code != UNSEEN => code,
             _ => self.intern_other_int(id),
         }
@@ -80,10 +105,29 @@ impl Interner {
         code
     }
 
-    /// The ids in the order of their codes.
-    pub fn into_ids(self) -> Ids {
-        self.ids
+    /// The ids in sorted order.
+    pub fn into_sorted(self) -> SortedIds {
+        let Self { small, ids, .. } = self;
+        let mut codes: Vec<u32> = match &ids {
+            Ids::Int(ids) => {
+                let is_other = |code: &u32| small.get(small_place(ids[*code as usize])).is_none();
+                (0..ids.len() as u32).filter(is_other).collect()
+            }
+            Ids::Bytes(ids) => (0..ids.len() as u32).collect(),
+        };
+        codes.sort_unstable_by(|&a, &b| ids.cmp_rows(a as usize, b as usize));
+        // Small ones stand in order, above the negative ones.
+        let place = codes.partition_point(|&code| ids.get(code as usize) < IdRef::Int(0));
+        let place = if small.is_empty() { 0 } else { place };
+        codes.splice(place..place, small.into_iter().filter(|&code| code != UNSEEN));
+        SortedIds { ids: ids.take(codes.iter().map(|&code| code as usize)), codes }
     }
+}
+
+/// Where the code of an integer stands, if it is small; a negative one is above all others.
+#[inline(always)]
+fn small_place(id: i64) -> usize {
+    usize::try_from(id as u64).unwrap_or(usize::MAX)
 }
 
 #[cold]
@@ -104,6 +148,33 @@ fn next_code(n_ids: usize) -> u32 {
         .expect("an item dictionary holds fewer than 2^32 - 1 ids")
 }
 
+/// Distinct ids in sorted order, with their codes.
+#[derive(Debug)]
+pub struct SortedIds {
+    /// The ids.
+    pub ids: Ids,
+    codes: Vec<u32>,
+}
+
+impl SortedIds {
+    /// For every code the rank of its id in `dictionary`, which is sorted and holds them all.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn ranks(&self, dictionary: &Ids) -> Vec<u32> {
+        let mut ranks = vec![0; self.codes.len()];
+        let mut rank = 0;
+        for (row, &code) in self.codes.iter().enumerate() {
+            let id = self.ids.get(row);
+            while dictionary.get(rank) != id {
+                rank += 1;
+            }
+            ranks[code as usize] = rank as u32;
+        }
+        ranks
+    }
+}
+
 /// For every id of `local` its rank in `dictionary`, which is sorted and holds it.
 pub fn ranks(local: &Ids, dictionary: &Ids) -> Vec<u32> {
     let rank = |row: usize| {
@@ -112,16 +183,33 @@ pub fn ranks(local: &Ids, dictionary: &Ids) -> Vec<u32> {
     (0..local.len()).into_par_iter().with_min_len(1 << 12).map(rank).collect()
 }
 
-/// The ids of several sorted columns, sorted, each once.
-pub fn merge_sorted(columns: &[Ids], like: &Ids) -> Ids {
-    if let [column] = columns {
-        return column.clone();
+/// The ids of several sorted columns, sorted, each once. Columns have each of their ids once.
+pub fn merge_sorted(columns: &[&Ids], like: &Ids) -> Ids {
+    match columns {
+        [] => like.new_like(),
+        [column] => (*column).clone(),
+        [one, other] => merge_two(one, other),
+        _ => {
+            let (some, others) = columns.split_at(columns.len() / 2);
+            let merge = |columns| merge_sorted(columns, like);
+            let (one, other) = rayon::join(|| merge(some), || merge(others));
+            merge_two(&one, &other)
+        }
     }
-    let mut all = like.new_like();
-    for column in columns {
-        column.iter().for_each(|id| all.push(id));
+}
+
+fn merge_two(one: &Ids, other: &Ids) -> Ids {
+    let mut merged = one.new_like();
+    let (mut a, mut b) = (0, 0);
+    while a < one.len() && b < other.len() {
+        let order = one.get(a).cmp(&other.get(b));
+        merged.push(if order.is_le() { one.get(a) } else { other.get(b) });
+        a += usize::from(order.is_le());
+        b += usize::from(order.is_ge());
     }
-    all.sorted_unique()
+    (a..one.len()).for_each(|row| merged.push(one.get(row)));
+    (b..other.len()).for_each(|row| merged.push(other.get(row)));
+    merged
 }
 
 /// Ids as bytes for the wire.
@@ -197,17 +285,41 @@ mod tests {
         }
 
         #[test]
+        fn integers_come_sorted_with_the_ranks_of_their_codes(
+            ids in prop::collection::vec(
+                prop_oneof![0i64..50, -20i64..0, SMALL_MAX - 3..SMALL_MAX + 3, any::<i64>()], 0..60
+            ),
+            more in prop::collection::vec(-9i64..9, 0..9),
+        ) {
+            let mut interner = Interner::new_like(&Ids::Int(Vec::new()));
+            for round in [&more, &ids] {
+                interner.begin(&Ids::Int(Vec::new()));
+                round.iter().for_each(|&id| { interner.intern_int(id); });
+            }
+            let codes: Vec<u32> = ids.iter().map(|&id| interner.intern_int(id)).collect();
+            let sorted = interner.into_sorted();
+            prop_assert_eq!(&sorted.ids, &Ids::Int(ids.clone()).sorted_unique());
+            let dictionary = Ids::Int([ids.clone(), more].concat()).sorted_unique();
+            let ranks = sorted.ranks(&dictionary);
+            for (id, code) in ids.into_iter().zip(codes) {
+                prop_assert_eq!(dictionary.get(ranks[code as usize] as usize), IdRef::Int(id));
+            }
+        }
+
+        #[test]
         fn ranks_do_not_depend_on_who_saw_an_id_first(
             texts in prop::collection::vec("[a-c]{0,3}", 1..40), cut in 0usize..40
         ) {
             let whole = strings(&texts).sorted_unique();
             let (left, right) = texts.split_at(cut.min(texts.len()));
             let parts = [strings(left).sorted_unique(), strings(right).sorted_unique()];
-            prop_assert_eq!(&merge_sorted(&parts, &whole), &whole);
+            prop_assert_eq!(&merge_sorted(&[&parts[0], &parts[1]], &whole), &whole);
+            let four = [&parts[0], &parts[1], &parts[0], &whole];
+            prop_assert_eq!(&merge_sorted(&four, &whole), &whole);
             let mut interner = Interner::new_like(&whole);
             let codes: Vec<u32> =
                 texts.iter().map(|id| interner.intern(IdRef::Bytes(id.as_bytes()))).collect();
-            let ranks = ranks(&interner.into_ids(), &whole);
+            let ranks = interner.into_sorted().ranks(&whole);
             for (text, code) in texts.iter().zip(codes) {
                 let rank = ranks[code as usize] as usize;
                 prop_assert_eq!(whole.get(rank), IdRef::Bytes(text.as_bytes()));

@@ -16,7 +16,7 @@ pub struct EventRows {
     /// What: an item code whose meaning the stage knows (a reader's own code, later the rank of the
     /// id among all ids of the log).
     pub items: Vec<u32>,
-    /// Which kind of event: an index into the plan's kinds.
+    /// Which kind of event: an index into the plan's kinds. Empty if all are of kind 0.
     pub kinds: Vec<u8>,
     /// The mapped value, 1 where none is mapped. Finite. Empty if no row has one.
     pub values: Vec<f32>,
@@ -93,7 +93,7 @@ impl EventRows {
             }
         }
         pack_column(&self.items, out);
-        pack_column(&self.kinds, out);
+        pack_column(of_all(&self.kinds, &[0]), out);
         pack_column(of_all(&self.values, &[1.0]), out);
         pack_times(of_all(&self.times, &[0]), out);
         let has_digests = !self.digests.is_empty();
@@ -382,9 +382,9 @@ mod tests {
 
     #[test]
     fn a_column_that_no_row_has_is_its_constant() {
-        let mut rows = rows(&[(7, 3, 1, 1.0, 0, 0), (9, 5, 0, 1.0, 0, 0)]);
+        let mut rows = rows(&[(7, 3, 0, 1.0, 0, 0), (9, 5, 0, 1.0, 0, 0)]);
         let packed = rows.pack();
-        (rows.values, rows.times) = (Vec::new(), Vec::new());
+        (rows.kinds, rows.values, rows.times) = (Vec::new(), Vec::new(), Vec::new());
         assert_eq!(rows.pack(), packed);
     }
 

@@ -7,7 +7,7 @@ mod builder;
 mod event;
 mod group;
 mod pairs;
-mod runs;
+mod plain;
 mod weights;
 
 use std::collections::HashMap;
@@ -194,9 +194,12 @@ pub fn draft(
     let blocks: Vec<Packed<'_>> = blocks.iter().map(|block| Packed::new(block.packed)).collect();
     let layout = Layout::of(&blocks, params.kinds, scratch.adder.n_items());
     let rows = Rows { blocks: &blocks, ranks: &ranks, layout: &layout };
-    match layout.fits_u64() {
-        true => rows.draft::<u64>(like, params, scratch),
-        false => rows.draft::<Event>(like, params, scratch),
+    if layout.fits(u32::BITS) {
+        rows.draft::<u32>(like, params, scratch)
+    } else if layout.fits(u64::BITS) {
+        rows.draft::<u64>(like, params, scratch)
+    } else {
+        rows.draft::<Event>(like, params, scratch)
     }
 }
 
@@ -217,6 +220,7 @@ impl Rows<'_> {
         order.sort_unstable_by(|&a, &b| ids.cmp_rows(a as usize, b as usize));
         let digests = digests(self.blocks);
         let of_rows = (latest, keys.len());
+        let adder = (adder, &mut room.marks);
         let mut builder = Builder::new(params, adder, self.layout, like, &digests, of_rows);
         builder.draft.history.reserve(ids.len(), keys.len());
         let mut spare = Vec::new();

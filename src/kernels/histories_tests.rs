@@ -495,9 +495,10 @@ fn plain() -> impl Strategy<Value = (Vec<Row>, Setup)> {
     let rows =
         prop_oneof![prop::collection::vec(row.clone(), 0..40), prop::collection::vec(row, 0..900)];
     let marks = prop_oneof![Just([true; 3]), Just([false; 3]), any::<[bool; 3]>()];
-    (rows, setups(), marks, any::<[bool; 4]>()).prop_map(
-        |(rows, mut setup, marks, [has_window, is_old, has_segments, has_heavy])| {
+    (rows, setups(), marks, any::<[bool; 5]>()).prop_map(
+        |(rows, mut setup, marks, [has_window, is_old, has_segments, has_heavy, are_same])| {
             let row = |(user, item, kind, time)| {
+                let (kind, time) = if are_same { (0, 60) } else { (kind, time) };
                 let time = DAY_US * (time + i64::from(is_old && time > 90) * 20);
                 Row { user, item, kind, value: 1.0, time, id: 0 }
             };
@@ -507,6 +508,9 @@ fn plain() -> impl Strategy<Value = (Vec<Row>, Setup)> {
                 EventKind { weight, marks_seen, negative_undoes: false, ..undone }
             };
             setup.kinds = weights.into_iter().zip(marks).map(kind).collect();
+            if are_same {
+                setup.kinds.truncate(1);
+            }
             setup.calendar.decay.half_life_us = None;
             if !has_window {
                 setup.calendar.window_start_us = i64::MIN;

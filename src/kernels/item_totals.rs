@@ -1,6 +1,9 @@
 //! Sums per item over all users, added to from all threads.
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use super::simd::prefetch;
 
 /// What one user adds to one item.
 #[derive(Clone, Copy, Debug)]
@@ -31,13 +34,15 @@ pub struct ItemSum {
 }
 
 impl ItemSum {
+    /// Of one user.
+    fn of(pair: PairSums) -> Self {
+        let PairSums { events, weight, affinity, newer } = pair;
+        Self { events, users: 1, weight, affinity, newer }
+    }
+
     /// Adds one user.
     pub fn add(&mut self, pair: PairSums) {
-        self.users += 1;
-        self.events += pair.events;
-        self.weight += pair.weight;
-        self.affinity += pair.affinity;
-        self.newer += pair.newer;
+        self.merge(&Self::of(pair));
     }
 
     /// Adds the sums over other users.
@@ -62,6 +67,8 @@ pub struct ItemTotals {
     times: Vec<AtomicI64>,
     /// Largest weight or affinity of any pair.
     heaviest: AtomicI64,
+    /// Held by the thread that brings its own sums.
+    bringing: Mutex<()>,
 }
 
 const N_SUMS: usize = 5;
@@ -72,7 +79,7 @@ impl ItemTotals {
         let sums = (0..N_SUMS * n_items).map(|_| AtomicI64::new(0)).collect();
         let unset = [i64::MAX, i64::MIN];
         let times = (0..2 * n_items).map(|place| AtomicI64::new(unset[place % 2])).collect();
-        Self { sums, times, heaviest: AtomicI64::new(0) }
+        Self { sums, times, heaviest: AtomicI64::new(0), bringing: Mutex::new(()) }
     }
 
     /// Number of items.
@@ -80,17 +87,31 @@ impl ItemTotals {
         self.times.len() / 2
     }
 
-    /// What one thread of `n_threads` adds through.
+    /// What one thread of `n_threads` adds through; all adders must be told of as many.
     pub fn adder(&self, n_threads: usize) -> Adder<'_> {
-        let is_apart = all_apart_bytes(self.n_items(), n_threads) <= APART_BYTES_MAX;
-        let own = if is_apart { vec![Cell::UNSET; self.n_items()] } else { Vec::new() };
-        Adder { totals: self, own, heaviest: 0 }
+        Adder {
+            totals: self,
+            is_apart: all_apart_bytes(self.n_items(), n_threads) <= APART_BYTES_MAX,
+            cells: Vec::new(),
+            counts: Counts::default(),
+            same: None,
+            n_counted: 0,
+            heaviest: 0,
+        }
     }
 
-    fn add(&self, item: usize, cell: &Cell) {
-        let values = [cell.events, cell.users, cell.weight, cell.affinity, cell.newer];
+    fn add(&self, item: usize, sum: &ItemSum) {
+        let values = [sum.events, sum.users, sum.weight, sum.affinity, sum.newer];
         for (sum, value) in self.sums[N_SUMS * item..][..N_SUMS].iter().zip(values) {
             sum.fetch_add(value, Relaxed);
+        }
+    }
+
+    /// The same of a thread that holds `bringing`, where nobody adds otherwise: several times as fast.
+    fn bring(&self, item: usize, sum: &ItemSum) {
+        let values = [sum.events, sum.users, sum.weight, sum.affinity, sum.newer];
+        for (sum, value) in self.sums[N_SUMS * item..][..N_SUMS].iter().zip(values) {
+            sum.store(sum.load(Relaxed).wrapping_add(value), Relaxed);
         }
     }
 
@@ -124,40 +145,116 @@ impl ItemTotals {
 /// Sums of one item that one thread keeps for itself: a cache line.
 #[derive(Clone, Debug)]
 #[repr(align(64))]
-struct Cell {
-    events: i64,
-    users: i64,
-    weight: i64,
-    affinity: i64,
-    newer: i64,
+pub struct Cell {
+    sum: ItemSum,
     first_us: i64,
     last_us: i64,
+    /// What events of the user at hand weigh.
+    of_user: i64,
 }
 
 impl Cell {
     const UNSET: Self = Self {
-        events: 0,
-        users: 0,
-        weight: 0,
-        affinity: 0,
-        newer: 0,
+        sum: ItemSum { events: 0, users: 0, weight: 0, affinity: 0, newer: 0 },
         first_us: i64::MAX,
         last_us: i64::MIN,
+        of_user: 0,
     };
 
-    fn of(pair: PairSums) -> Self {
-        let mut cell = Self::UNSET;
-        cell.add(pair);
-        cell
+    /// Asks for the memory of an item.
+    #[inline(always)]
+    pub fn prefetch(cells: &[Self], item: usize) {
+        prefetch(cells, item);
+    }
+
+    /// Adds an event of the user at hand whose affinity is its weight, `newer` of it in the newer half of
+    /// the window.
+    #[inline(always)]
+    pub fn add_event(&mut self, weight: i64, newer: i64, time_us: i64) {
+        self.of_user = self.of_user.wrapping_add(weight);
+        self.sum.events = self.sum.events.wrapping_add(1);
+        self.sum.newer = self.sum.newer.wrapping_add(newer);
+        self.add_times(time_us, time_us);
+    }
+
+    /// Adds the user at hand, who has such events; returns what they weigh.
+    #[inline(always)]
+    pub fn close_user(&mut self) -> i64 {
+        let of_user = std::mem::take(&mut self.of_user);
+        self.sum.users = self.sum.users.wrapping_add(1);
+        self.sum.weight = self.sum.weight.wrapping_add(of_user);
+        self.sum.affinity = self.sum.affinity.wrapping_add(of_user);
+        of_user
+    }
+
+    #[inline(always)]
+    fn add_times(&mut self, first_us: i64, last_us: i64) {
+        self.first_us = self.first_us.min(first_us);
+        self.last_us = self.last_us.max(last_us);
     }
 
     fn add(&mut self, pair: PairSums) {
-        self.events = self.events.wrapping_add(pair.events);
-        self.users = self.users.wrapping_add(1);
-        self.weight = self.weight.wrapping_add(pair.weight);
-        self.affinity = self.affinity.wrapping_add(pair.affinity);
-        self.newer = self.newer.wrapping_add(pair.newer);
+        let ItemSum { events, users, weight, affinity, newer } = &mut self.sum;
+        *events = events.wrapping_add(pair.events);
+        *users = users.wrapping_add(1);
+        *weight = weight.wrapping_add(pair.weight);
+        *affinity = affinity.wrapping_add(pair.affinity);
+        *newer = newer.wrapping_add(pair.newer);
     }
+}
+
+/// The same of events that differ in nothing but user and item, which are counted: the smaller, the more
+/// of it is near.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    of_user: Vec<u32>,
+    /// Events and users of each item.
+    sums: Vec<[u32; 2]>,
+}
+
+impl Counts {
+    /// Asks for the memory of an item.
+    #[inline(always)]
+    pub fn prefetch(&self, item: usize) {
+        prefetch(&self.of_user, item);
+        prefetch(&self.sums, item);
+    }
+
+    /// Adds an event of the user at hand.
+    #[inline(always)]
+    pub fn add_event(&mut self, item: usize) {
+        let of_user = &mut self.of_user[item];
+        *of_user = of_user.wrapping_add(1);
+    }
+
+    /// Adds the user at hand, who has events of the item; returns how many.
+    #[inline(always)]
+    pub fn close_user(&mut self, item: usize) -> u32 {
+        let of_user = std::mem::take(&mut self.of_user[item]);
+        let [events, users] = &mut self.sums[item];
+        *events = events.wrapping_add(of_user);
+        *users = users.wrapping_add(1);
+        of_user
+    }
+}
+
+/// What is the same of all events of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Same {
+    /// What one weighs, which is its affinity.
+    pub weight: i64,
+    /// When it is.
+    pub time_us: i64,
+    /// Whether that is in the newer half of the window.
+    pub is_newer: bool,
+}
+
+/// A cell for each item.
+pub enum Cells<'a> {
+    /// For events of any weight and time.
+    Any(&'a mut [Cell]),
+    /// For events that are all the same.
+    Same(&'a mut Counts, Same),
 }
 
 /// What one user did with one item.
@@ -189,8 +286,16 @@ fn all_apart_bytes(n_items: usize, n_threads: usize) -> usize {
 /// One thread's way to add to [`ItemTotals`], which have everything once it is dropped.
 pub struct Adder<'a> {
     totals: &'a ItemTotals,
-    /// Sums of this thread; empty where it adds to the common ones.
-    own: Vec<Cell>,
+    /// Whether this thread has sums of its own.
+    is_apart: bool,
+    /// Its sums; empty before the first.
+    cells: Vec<Cell>,
+    /// Those of events that are as `same` says; empty before the first.
+    counts: Counts,
+    /// Of the events of the shard at hand.
+    same: Option<Same>,
+    /// No count is above this.
+    n_counted: u64,
     heaviest: i64,
 }
 
@@ -200,23 +305,57 @@ impl Adder<'_> {
         self.totals.n_items()
     }
 
+    /// Whether this thread has sums of its own: otherwise there are no [`cells`](Self::cells).
+    pub fn is_apart(&self) -> bool {
+        self.is_apart
+    }
+
+    /// Says of the events of a shard, of which there are `n_events`, what they are if all are the same.
+    pub fn begin(&mut self, n_events: usize, same: Option<Same>) {
+        self.n_counted += n_events as u64;
+        if self.same != same || self.n_counted > u32::MAX.into() {
+            self.add_counts();
+            self.n_counted = n_events as u64;
+        }
+        self.same = same;
+        let n_items = self.n_items();
+        if same.is_some() {
+            self.counts.of_user.resize(n_items, 0);
+            self.counts.sums.resize(n_items, [0; 2]);
+        } else {
+            self.cells.resize(n_items, Cell::UNSET);
+        }
+    }
+
+    /// Where events of the shard at hand are added that count as a whole. Their heaviest pair is to be
+    /// [noted](Self::add_heaviest).
+    #[inline]
+    pub fn cells(&mut self) -> Cells<'_> {
+        match self.same {
+            Some(same) => Cells::Same(&mut self.counts, same),
+            None => Cells::Any(&mut self.cells),
+        }
+    }
+
     /// Adds what one user did.
     ///
     /// All items of a user at once: the sums of most are not in the cache, and a short loop waits for
     /// many of them at a time.
     #[inline]
     pub fn add_user(&mut self, items: impl IntoIterator<Item = OfUser>) {
+        if self.is_apart {
+            self.cells.resize(self.n_items(), Cell::UNSET);
+        }
         for OfUser { item, first_us, last_us, sums } in items {
             let item = item as usize;
             let heaviest = sums.map_or(0, |sums| sums.weight.max(sums.affinity));
             self.heaviest = self.heaviest.max(heaviest);
-            let Some(cell) = self.own.get_mut(item) else {
+            let Some(cell) = self.cells.get_mut(item) else {
                 self.totals.add_times(item, first_us, last_us);
-                sums.iter().for_each(|&sums| self.totals.add(item, &Cell::of(sums)));
+                sums.iter().for_each(|&sums| self.totals.add(item, &ItemSum::of(sums)));
                 continue;
             };
-            cell.first_us = cell.first_us.min(first_us);
-            cell.last_us = cell.last_us.max(last_us);
+            cell.add_times(first_us, last_us);
             if let Some(sums) = sums {
                 cell.add(sums);
             }
@@ -228,14 +367,30 @@ impl Adder<'_> {
     pub fn add_heaviest(&mut self, heaviest: i64) {
         self.heaviest = self.heaviest.max(heaviest);
     }
+
+    /// Brings the counts to the totals.
+    fn add_counts(&mut self) {
+        let Some(Same { weight, time_us, is_newer }) = self.same else { return };
+        let _held = self.totals.bringing.lock().unwrap_or_else(PoisonError::into_inner);
+        let sums = self.counts.sums.iter_mut().enumerate();
+        for (item, sums) in sums.filter(|(_, sums)| **sums != [0; 2]) {
+            let [events, users] = std::mem::take(sums).map(i64::from);
+            let weight = weight.wrapping_mul(events);
+            let newer = if is_newer { weight } else { 0 };
+            self.totals.bring(item, &ItemSum { events, users, weight, affinity: weight, newer });
+            self.totals.add_times(item, time_us, time_us);
+        }
+    }
 }
 
 impl Drop for Adder<'_> {
     fn drop(&mut self) {
         self.totals.heaviest.fetch_max(self.heaviest, Relaxed);
-        for (item, cell) in self.own.iter().enumerate() {
-            if cell.users > 0 {
-                self.totals.add(item, cell);
+        self.add_counts();
+        let _held = self.totals.bringing.lock().unwrap_or_else(PoisonError::into_inner);
+        for (item, cell) in self.cells.iter().enumerate() {
+            if cell.sum.users > 0 {
+                self.totals.bring(item, &cell.sum);
             }
             self.totals.add_times(item, cell.first_us, cell.last_us);
         }

@@ -15,7 +15,7 @@ use super::state::{Files, Stored};
 use super::{Job, Refused, Worker};
 use crate::dataflow::{BLOCK_BYTES, Outgoing, windowed_source};
 use crate::job::plan::Plan;
-use crate::kernels::dictionary::{decode_ids, encode_ids, merge_sorted, ranks};
+use crate::kernels::dictionary::{SortedIds, decode_ids, encode_ids, merge_sorted};
 use crate::kernels::event_rows::with_items;
 use crate::kernels::histories::{
     self, Block, Calendar, Draft, Dropped, EventKind, Filtered, Scratch,
@@ -26,8 +26,8 @@ use crate::types::{Histories, IdRef, Ids};
 /// Rows as the scan leaves them: packed blocks by shard, with the codes of the reading thread.
 pub(super) struct Scan {
     blocks: Vec<(usize, u32, Vec<u8>)>,
-    /// Item ids of each reading thread in the order of its codes.
-    items: BTreeMap<usize, Ids>,
+    /// Item ids of each reading thread with its codes.
+    items: BTreeMap<usize, SortedIds>,
     /// Counts of this process.
     counts: ScanCounts,
     /// The same by file, where state is kept.
@@ -100,9 +100,11 @@ pub(super) fn scan(
 impl Scan {
     fn take(&mut self, scanned: Scanned) {
         match scanned {
-            Scanned::Block { reader, shard, packed } => {
-                self.counts.packed_bytes += packed.len() as u64;
-                self.blocks.push((reader, shard, packed));
+            Scanned::Blocks { reader, blocks } => {
+                for (shard, packed) in blocks {
+                    self.counts.packed_bytes += packed.len() as u64;
+                    self.blocks.push((reader, shard, packed));
+                }
             }
             Scanned::Finished { reader, items, counts, by_file } => {
                 self.items.insert(reader, items);
@@ -175,12 +177,10 @@ pub(super) fn counts(scan: &Scan) -> &ScanCounts {
 pub(super) fn dictionary(worker: &mut Worker<'_>, scan: &Scan, stored: Option<&Stored>) -> Ids {
     const OWNER_SEED: u64 = 1;
     let like = Ids::new(worker.job.plan.item_id_type);
-    let used = stored.map(Stored::used_items);
-    let local = worker.pool.install(|| {
-        let readers: Vec<&Ids> = scan.items.values().chain(&used).collect();
-        let sorted: Vec<Ids> = readers.into_par_iter().map(Ids::sorted_unique).collect();
-        merge_sorted(&sorted, &like)
-    });
+    let used = stored.map(|stored| stored.used_items().sorted_unique());
+    let readers = scan.items.values().map(|items| &items.ids);
+    let columns: Vec<&Ids> = readers.chain(&used).collect();
+    let local = worker.pool.install(|| merge_sorted(&columns, &like));
     let peers = worker.shell.peers;
     if peers == 1 {
         return local;
@@ -198,10 +198,10 @@ pub(super) fn dictionary(worker: &mut Worker<'_>, scan: &Scan, stored: Option<&S
     worker.shell.collectives.all_to_all(outgoing, |incoming| {
         owned.push(decode_ids(&incoming.payload, &like));
     });
-    let distinct = merge_sorted(&owned, &like);
+    let distinct = merge_sorted(&Vec::from_iter(&owned), &like);
     let gathered = worker.shell.collectives.all_gather(encode_ids(&distinct).into());
     let columns: Vec<Ids> = gathered.iter().map(|part| decode_ids(part, &like)).collect();
-    merge_sorted(&columns, &like)
+    merge_sorted(&Vec::from_iter(&columns), &like)
 }
 
 /// Packed rows of the shards that this process owns.
@@ -224,9 +224,9 @@ pub(super) fn shuffle(
     stored: Option<&mut Stored>,
 ) -> Shuffled {
     let (n_shards, peers) = (worker.job.plan.n_shards, worker.shell.peers);
-    let ranks_of = |(&reader, items): (&usize, &Ids)| (reader, ranks(items, dictionary));
+    let ranks_of = |(&reader, items): (&usize, &SortedIds)| (reader, items.ranks(dictionary));
     let mut ranks: BTreeMap<usize, Vec<u32>> =
-        worker.pool.install(|| scan.items.iter().map(ranks_of).collect());
+        worker.pool.install(|| scan.items.par_iter().map(ranks_of).collect());
     let mut stayed: BTreeMap<u32, Vec<(usize, Vec<u8>)>> = BTreeMap::new();
     let mut arrived = BTreeMap::new();
     if let Some(stored) = stored {

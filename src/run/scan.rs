@@ -15,10 +15,10 @@ use super::prepare::FileCounts;
 use super::side::Deleted;
 use super::state::Files;
 use crate::job::plan::{FilePlan, Plan, SourcePlan};
+use crate::kernels::dictionary::SortedIds;
 use crate::kernels::histories::EventKind;
 use crate::schema::{TimeReader, read_batch, with_folder_columns};
 use crate::store;
-use crate::types::Ids;
 use deal::Dealer;
 pub(super) use deal::block_rows;
 pub(super) use sift::{DELETED_ITEM, DELETED_USER};
@@ -89,21 +89,19 @@ pub(super) fn rows_by_process(plan: &Plan, peers: usize) -> Vec<u64> {
 
 /// What a reading thread sends to the dataflow.
 pub(super) enum Scanned {
-    /// Rows of one shard, packed; items are codes of the thread's own interner.
-    Block {
+    /// Rows, packed; items are codes of the thread's own interner.
+    Blocks {
         /// Which thread.
         reader: usize,
-        /// The shard of all users in it.
-        shard: u32,
-        /// [`EventRows::pack`].
-        packed: Vec<u8>,
+        /// The shard of all users of a block, and [`EventRows::pack`].
+        blocks: Vec<(u32, Vec<u8>)>,
     },
     /// The thread has read its last row.
     Finished {
         /// Which thread.
         reader: usize,
-        /// Its item ids in the order of their codes.
-        items: Ids,
+        /// Its item ids with their codes.
+        items: SortedIds,
         /// What became of its rows.
         counts: ScanCounts,
         /// The same by file, where state is kept.
@@ -154,8 +152,9 @@ pub(super) fn read_splits(
 
 struct Scanner<'a> {
     context: &'a ScanContext<'a>,
-    reader: usize,
     dealer: Dealer,
+    outbox: Outbox,
+    batch_rows: usize,
     /// Of the splits that are done.
     total: ScanCounts,
     by_file: FileCounts,
@@ -179,8 +178,9 @@ impl<'a> Scanner<'a> {
             .collect();
         Self {
             context,
-            reader,
             dealer: Dealer::new(plan),
+            outbox: Outbox { reader, blocks: Vec::new(), bytes: 0 },
+            batch_rows: batch_rows(plan.n_shards),
             total: ScanCounts::new(),
             by_file: FileCounts::new(),
             counts: ScanCounts::new(),
@@ -200,6 +200,7 @@ impl<'a> Scanner<'a> {
             log.footer(split.file)?,
             split.row_group,
             &stored_columns(source, file),
+            self.batch_rows,
         )?;
         let mut row = split.first_row;
         for batch in batches {
@@ -228,7 +229,7 @@ impl<'a> Scanner<'a> {
         first_row: u64,
         emit: &mut dyn FnMut(Scanned) -> bool,
     ) -> Result<bool> {
-        let Self { context, dealer, counts, rows, values, .. } = self;
+        let Self { context, dealer, outbox, counts, rows, values, .. } = self;
         let source = &context.plan.sources[split.source];
         let file = &source.files[split.file];
         let times = &mut self.times[split.source];
@@ -244,23 +245,57 @@ impl<'a> Scanner<'a> {
         let place = Place { file, row_group: split.row_group, first_row };
         let mut sieve = Sieve { context, columns: &columns, place, counts, rows };
         sieve.sift(source.first_kind, values);
-        let reader = self.reader;
-        let mut emit = |shard, packed| emit(Scanned::Block { reader, shard, packed });
+        let mut post = |shard, packed| outbox.post(shard, packed, emit);
         let number = context.files.map(|files| files.number(split.source, split.file));
         let first_kind = source.first_kind;
-        let of_rows = deal::Batch { columns: &columns, values, first_kind, file: number };
-        Ok(dealer.deal(&of_rows, rows, &mut emit))
+        let has_kinds = first_kind > 0 || source.columns.event.is_some();
+        let of_rows =
+            deal::Batch { columns: &columns, values, has_kinds, first_kind, file: number };
+        Ok(dealer.deal(&of_rows, rows, &mut post))
     }
 
     fn finish(mut self, emit: &mut dyn FnMut(Scanned) -> bool) {
-        let reader = self.reader;
-        let mut block = |shard, packed| emit(Scanned::Block { reader, shard, packed });
-        if !self.dealer.flush_all(&mut block) {
+        let Self { dealer, outbox, .. } = &mut self;
+        if !dealer.flush_all(&mut |shard, packed| outbox.post(shard, packed, emit))
+            || !outbox.send(emit)
+        {
             return;
         }
+        let reader = outbox.reader;
         let items = self.dealer.into_items();
         emit(Scanned::Finished { reader, items, counts: self.total, by_file: self.by_file });
     }
+}
+
+/// Blocks that are sent together: a word to the dataflow costs as much as some thousand rows.
+struct Outbox {
+    reader: usize,
+    blocks: Vec<(u32, Vec<u8>)>,
+    bytes: usize,
+}
+
+impl Outbox {
+    /// Takes a block; false as soon as `emit` says so.
+    fn post(&mut self, shard: u32, packed: Vec<u8>, emit: &mut dyn FnMut(Scanned) -> bool) -> bool {
+        self.bytes += packed.len();
+        self.blocks.push((shard, packed));
+        self.bytes < SENT_BYTES || self.send(emit)
+    }
+
+    /// Sends what is there.
+    fn send(&mut self, emit: &mut dyn FnMut(Scanned) -> bool) -> bool {
+        self.bytes = 0;
+        emit(Scanned::Blocks { reader: self.reader, blocks: std::mem::take(&mut self.blocks) })
+    }
+}
+
+/// Blocks of so many bytes are sent together.
+const SENT_BYTES: usize = 1 << 20;
+
+/// Rows that are read at a time: of so many, what a reader makes of them is in its core's cache; more where
+/// each of many shards would have next to none.
+fn batch_rows(n_shards: u32) -> usize {
+    (128 * n_shards as usize).clamp(16_384, 65_536)
 }
 
 /// Mapped columns that are in the file itself; the others are keys of its folders.

@@ -132,10 +132,12 @@ fn read(plan: &Plan, logs: &[Log], n_readers: usize) -> (Vec<(u32, i64)>, [u64; 
     let (mut users, mut sums) = (Vec::new(), [0; 4]);
     for one in scanned {
         match one {
-            Scanned::Block { shard, packed, .. } => {
-                let packed = Packed::new(&packed);
-                let PackedUsers::Int(ids) = &packed.users else { panic!("users are integers") };
-                ids.for_each(packed.n_rows, |user| users.push((shard, Column::as_i64(user))));
+            Scanned::Blocks { blocks, .. } => {
+                for (shard, packed) in blocks {
+                    let packed = Packed::new(&packed);
+                    let PackedUsers::Int(ids) = &packed.users else { panic!("users are integers") };
+                    ids.for_each(packed.n_rows, |user| users.push((shard, Column::as_i64(user))));
+                }
             }
             Scanned::Finished { counts, .. } => {
                 let more = [counts.rows, counts.row_groups, counts.n_filtered(), 1];

@@ -101,7 +101,7 @@ fn read(location: &Location, file: &InputFile) -> Result<usize, ReadError> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut rows = 0;
     for row_group in 0..footer.n_row_groups() {
-        for batch in read_row_group_as_stored(location, file, &footer, row_group, &names)? {
+        for batch in read_row_group_as_stored(location, file, &footer, row_group, &names, 100)? {
             rows += batch?.num_rows();
         }
     }

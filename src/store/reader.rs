@@ -140,11 +140,11 @@ pub fn read_row_group(
     row_group: usize,
     columns: &[&str],
 ) -> Result<RowGroupReader, ReadError> {
-    fetch(location, file, footer, &footer.0, row_group, columns)
+    fetch(location, file, footer, &footer.0, row_group, columns, BATCH_ROWS)
 }
 
 /// As [`read_row_group`], but texts come as dictionaries where the row group holds a column so and in
-/// no other way: what is made of an id is made once of each that differs.
+/// no other way: what is made of an id is made once of each that differs. Batches hold `batch_rows`.
 ///
 /// # Errors
 /// As [`read_row_group`].
@@ -157,10 +157,11 @@ pub fn read_row_group_as_stored(
     footer: &Footer,
     row_group: usize,
     columns: &[&str],
+    batch_rows: usize,
 ) -> Result<RowGroupReader, ReadError> {
     let as_stored = with_dictionaries(footer, row_group, columns);
     let metadata = as_stored.as_ref().unwrap_or(&footer.0);
-    fetch(location, file, footer, metadata, row_group, columns)
+    fetch(location, file, footer, metadata, row_group, columns, batch_rows)
 }
 
 /// The footer with a dictionary in the place of each column of text that is one in a row group;
@@ -211,6 +212,7 @@ fn fetch(
     metadata: &ArrowReaderMetadata,
     row_group: usize,
     columns: &[&str],
+    batch_rows: usize,
 ) -> Result<RowGroupReader, ReadError> {
     let mask = projection(file, footer, columns)?;
     let rows_left = footer.row_group_rows(row_group);
@@ -222,7 +224,7 @@ fn fetch(
             ParquetRecordBatchStreamBuilder::new_with_metadata(object, metadata.clone())
                 .with_projection(mask)
                 .with_row_groups(vec![row_group])
-                .with_batch_size(BATCH_ROWS)
+                .with_batch_size(batch_rows)
                 .build()?;
         stream.next_row_group().await
     };

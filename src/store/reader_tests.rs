@@ -227,7 +227,8 @@ fn texts_come_as_they_are_stored() {
     let columns = ["n", "name", "text"];
     for row_group in 0..2 {
         let plainly = read_row_group(location, file, &footer, row_group, &columns).unwrap();
-        let stored = read_row_group_as_stored(location, file, &footer, row_group, &columns);
+        let stored =
+            read_row_group_as_stored(location, file, &footer, row_group, &columns, BATCH_ROWS);
         for (plain, stored) in plainly.zip(stored.unwrap()) {
             let (plain, stored) = (plain.unwrap(), stored.unwrap());
             assert!(stored.column(1).as_any_dictionary_opt().is_some(), "few names");

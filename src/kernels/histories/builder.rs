@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use super::event::{Event, Layout};
 use super::group::Kept;
 use super::pairs::DraftPairs;
-use super::runs::{self, Plain, Run};
+use super::plain::{Marks, Plain};
 use super::weights::{MAX, Weights};
 use super::{Draft, EventKind, Filtered, Params};
-use crate::kernels::item_totals::{Adder, OfUser, PairSums};
+use crate::kernels::item_totals::{Adder, Cells, OfUser, PairSums};
 use crate::types::{IdRef, Ids, UserFacts};
 
 /// One item in the history of the user at hand.
@@ -30,8 +30,7 @@ pub(super) struct Builder<'a, 't> {
     some_are_late: bool,
     /// Where sums are all that decides.
     plain: Option<Plain>,
-    /// Room for the runs of a user.
-    runs: Vec<Run>,
+    marks: &'a mut Marks,
     pub(super) draft: Draft,
     /// What the user at hand likes, and what they do not.
     pairs: Vec<Pair>,
@@ -51,7 +50,7 @@ pub(super) struct Builder<'a, 't> {
 impl<'a, 't> Builder<'a, 't> {
     pub(super) fn new(
         params: Params<'a>,
-        adder: &'a mut Adder<'t>,
+        (adder, marks): (&'a mut Adder<'t>, &'a mut Marks),
         layout: &'a Layout,
         like: &Ids,
         digests: &'a [u128],
@@ -60,6 +59,11 @@ impl<'a, 't> Builder<'a, 't> {
         let weights = Weights::new(params.kinds, &params.calendar.decay);
         let latest_us = layout.time_us(latest);
         let plain = Plain::of(params, layout, &weights, latest_us, n_rows);
+        let plain = plain.filter(|_| digests.is_empty() && adder.is_apart());
+        if let Some(plain) = &plain {
+            marks.reserve(adder.n_items());
+            adder.begin(n_rows, plain.same(layout, latest_us));
+        }
         let draft = Draft {
             user_ids: like.new_like(),
             history: DraftPairs::default(),
@@ -79,8 +83,8 @@ impl<'a, 't> Builder<'a, 't> {
             layout,
             weights,
             some_are_late: latest_us >= params.calendar.as_of_us,
-            plain: plain.filter(|_| digests.is_empty()),
-            runs: Vec::new(),
+            plain,
+            marks,
             may_undo: params.kinds.iter().any(EventKind::may_undo),
             draft,
             pairs: Vec::new(),
@@ -95,7 +99,7 @@ impl<'a, 't> Builder<'a, 't> {
 
     /// Takes the events of one user; `spare` is room.
     pub(super) fn user<K: Kept>(&mut self, id: IdRef<'_>, events: &mut [K], spare: &mut Vec<K>) {
-        if self.plain_user(id, events, spare) {
+        if self.plain_user(id, events) {
             return;
         }
         K::sort(events, self.layout, spare);
@@ -122,33 +126,29 @@ impl<'a, 't> Builder<'a, 't> {
         self.close_user(id, facts);
     }
 
-    /// Takes the events of one user where sums decide; false if it has not, as for a user whose items
-    /// are over the cap.
-    fn plain_user<K: Kept>(&mut self, id: IdRef<'_>, events: &mut [K], spare: &mut Vec<K>) -> bool {
-        let Self { plain: Some(plain), runs, params, layout, draft, adder, .. } = self else {
+    /// Takes the events of one user where sums decide; false if it has not, as for a user who may be
+    /// over the cap, of which the newest items are wanted.
+    fn plain_user<K: Kept>(&mut self, id: IdRef<'_>, events: &[K]) -> bool {
+        let Self { plain: Some(plain), marks, params, layout, draft, adder, .. } = self else {
             return false;
         };
-        K::sort_by_item(events, layout, spare);
-        let runs = plain.runs(events, layout, runs);
-        if runs.len() > params.interactions_per_user_max {
+        let mut cells = adder.cells();
+        // Of events at one time the lowest items are the newest.
+        let is_any = matches!(cells, Cells::Any(_));
+        if is_any && events.len() > params.interactions_per_user_max {
             return false;
         }
-        let ticks = runs.iter().fold((u64::MAX, 0), |(first, last), run| {
-            (run.first_ticks.min(first), run.last_ticks.max(last))
+        let mut facts = UserFacts::default();
+        let (items, affinities) = draft.history.push_from(events.len(), |items, affinities| {
+            facts = plain.user(events, layout, (&mut cells, marks), (items, affinities));
+            facts.pairs as usize
         });
-        adder.add_user(runs::of_user(runs, layout));
-        draft.history.push_runs(runs);
-        draft.dislikes.push(&mut [], usize::MAX);
+        adder.add_heaviest(affinities.iter().copied().max().unwrap_or(0));
         if plain.marks_seen {
-            draft.seen.extend(runs.iter().map(|run| run.item));
+            draft.seen.extend_from_slice(items);
         }
+        draft.dislikes.push(&mut [], usize::MAX);
         draft.rows_used += events.len() as u64;
-        let facts = UserFacts {
-            events: events.len() as u32,
-            pairs: runs.len() as u32,
-            first_event_us: layout.time_us(ticks.0),
-            last_event_us: layout.time_us(ticks.1),
-        };
         self.close_user(id, facts);
         true
     }

@@ -95,24 +95,21 @@ impl Layout {
         }
     }
 
-    /// Whether 64 bits hold an event.
-    pub(super) fn fits_u64(&self) -> bool {
+    /// Whether so many bits hold an event.
+    pub(super) fn fits(&self, bits: u32) -> bool {
         // An item has a bit at least, so no field but it begins at the last one.
-        self.item_shift + self.item_width <= u64::BITS
+        self.item_shift + self.item_width <= bits
+    }
+
+    /// Whether events differ in their items alone.
+    pub(super) fn is_item_alone(&self) -> bool {
+        self.item_shift == 0
     }
 
     /// Microseconds since 1970.
     #[inline]
     pub(super) fn time_us(&self, ticks: u64) -> i64 {
         self.first_us.wrapping_add(self.tick_us.wrapping_mul(ticks) as i64)
-    }
-
-    /// The ticks from which on times are at or after `time_us`; past all times if that is later.
-    pub(super) fn ticks_from(&self, time_us: i64) -> u64 {
-        let after_first = i128::from(time_us) - i128::from(self.first_us);
-        let tick_us = i128::from(self.tick_us);
-        let ticks = (after_first.max(0) + tick_us - 1) / tick_us;
-        u64::try_from(ticks).unwrap_or(u64::MAX)
     }
 
     /// What `ticks` of this layout an offset in `times` is: to be multiplied by, and to be added.
@@ -142,6 +139,9 @@ pub(super) trait Key: Copy + Default + Ord {
     /// Of an event.
     fn new(event: Event, layout: &Layout) -> Self;
 
+    /// Of an event whose layout [has its item alone](Layout::is_item_alone).
+    fn of_item(item: u32) -> Self;
+
     /// The event.
     fn event(self, layout: &Layout) -> Event;
 
@@ -159,17 +159,17 @@ pub(super) trait Key: Copy + Default + Ord {
         let _ = (layout, spare);
         events.sort_unstable();
     }
-
-    /// Sorts them by item, in any order within one.
-    fn sort_by_item(events: &mut [Self], layout: &Layout, spare: &mut Vec<Self>) {
-        Self::sort(events, layout, spare);
-    }
 }
 
 impl Key for Event {
     #[inline]
     fn new(event: Event, _: &Layout) -> Self {
         event
+    }
+
+    #[inline]
+    fn of_item(item: u32) -> Self {
+        Self { item, ..Self::default() }
     }
 
     #[inline]
@@ -193,73 +193,82 @@ impl Key for Event {
     }
 }
 
-/// All fields side by side, where the layout [fits](Layout::fits_u64).
-impl Key for u64 {
-    #[inline]
-    fn new(event: Event, layout: &Layout) -> Self {
-        let value = event.value_bits.wrapping_sub(layout.value_low);
-        u64::from(event.item).wrapping_shl(layout.item_shift)
-            | layout.ticks.with(event.ticks)
-            | layout.undo.with(event.is_undo.into())
-            | layout.kind.with(event.kind.into())
-            | layout.value.with(value.into())
-            | layout.row.with(event.row.into())
-    }
+/// All fields side by side, where the layout [fits](Layout::fits).
+macro_rules! impl_key {
+    ($word:ty) => {
+        impl Key for $word {
+            #[inline]
+            fn new(event: Event, layout: &Layout) -> Self {
+                let value = event.value_bits.wrapping_sub(layout.value_low);
+                let key = u64::from(event.item).wrapping_shl(layout.item_shift)
+                    | layout.ticks.with(event.ticks)
+                    | layout.undo.with(event.is_undo.into())
+                    | layout.kind.with(event.kind.into())
+                    | layout.value.with(value.into())
+                    | layout.row.with(event.row.into());
+                key as Self
+            }
 
-    #[inline]
-    fn event(self, layout: &Layout) -> Event {
-        Event {
-            item: self.item(layout),
-            ticks: self.ticks(layout),
-            is_undo: layout.undo.of(self) != 0,
-            kind: layout.kind.of(self) as u8,
-            value_bits: (layout.value.of(self) as u32).wrapping_add(layout.value_low),
-            row: layout.row.of(self) as u32,
-        }
-    }
+            #[inline]
+            fn of_item(item: u32) -> Self {
+                item.into()
+            }
 
-    #[inline]
-    fn item(self, layout: &Layout) -> u32 {
-        self.wrapping_shr(layout.item_shift) as u32
-    }
+            #[inline]
+            fn event(self, layout: &Layout) -> Event {
+                let key = u64::from(self);
+                Event {
+                    item: self.item(layout),
+                    ticks: self.ticks(layout),
+                    is_undo: layout.undo.of(key) != 0,
+                    kind: self.kind(layout),
+                    value_bits: (layout.value.of(key) as u32).wrapping_add(layout.value_low),
+                    row: layout.row.of(key) as u32,
+                }
+            }
 
-    #[inline]
-    fn ticks(self, layout: &Layout) -> u64 {
-        layout.ticks.of(self)
-    }
+            #[inline]
+            fn item(self, layout: &Layout) -> u32 {
+                u64::from(self).wrapping_shr(layout.item_shift) as u32
+            }
 
-    #[inline]
-    fn kind(self, layout: &Layout) -> u8 {
-        layout.kind.of(self) as u8
-    }
+            #[inline]
+            fn ticks(self, layout: &Layout) -> u64 {
+                layout.ticks.of(self.into())
+            }
 
-    fn sort(events: &mut [Self], layout: &Layout, spare: &mut Vec<Self>) {
-        if events.len() < RADIX_EVENTS_MIN {
-            events.sort_unstable();
-            return;
-        }
-        let shift = layout.item_shift;
-        radix_sort(events, shift, layout.item_width, spare);
-        for of_item in events.chunk_by_mut(|a, b| a.wrapping_shr(shift) == b.wrapping_shr(shift)) {
-            if of_item.len() > 1 {
-                of_item.sort_unstable();
+            #[inline]
+            fn kind(self, layout: &Layout) -> u8 {
+                layout.kind.of(self.into()) as u8
+            }
+
+            fn sort(events: &mut [Self], layout: &Layout, spare: &mut Vec<Self>) {
+                if events.len() < RADIX_EVENTS_MIN {
+                    events.sort_unstable();
+                    return;
+                }
+                radix_sort(events, layout.item_shift, layout.item_width, spare);
+                for of_item in events.chunk_by_mut(|a, b| a.item(layout) == b.item(layout)) {
+                    if of_item.len() > 1 {
+                        of_item.sort_unstable();
+                    }
+                }
             }
         }
-    }
-
-    fn sort_by_item(events: &mut [Self], layout: &Layout, spare: &mut Vec<Self>) {
-        match events.len() < RADIX_EVENTS_MIN {
-            true => events.sort_unstable(),
-            false => radix_sort(events, layout.item_shift, layout.item_width, spare),
-        }
-    }
+    };
 }
+
+impl_key!(u32);
+impl_key!(u64);
 
 /// Below this, comparing is faster than counting digits.
 const RADIX_EVENTS_MIN: usize = 96;
 
 /// Stable sort by the `width` highest bits above `shift`: passes of at most 8 bits, lowest first.
-fn radix_sort(keys: &mut [u64], shift: u32, width: u32, spare: &mut Vec<u64>) {
+fn radix_sort<W>(keys: &mut [W], shift: u32, width: u32, spare: &mut Vec<W>)
+where
+    W: Copy + Into<u64>,
+{
     let n_passes = width.div_ceil(8);
     let digit_width = width.div_ceil(n_passes);
     spare.clear();
@@ -275,9 +284,9 @@ fn radix_sort(keys: &mut [u64], shift: u32, width: u32, spare: &mut Vec<u64>) {
 }
 
 /// One pass: keys in the order of one digit.
-fn scatter(from: &[u64], to: &mut [u64], shift: u32, width: u32) {
+fn scatter<W: Copy + Into<u64>>(from: &[W], to: &mut [W], shift: u32, width: u32) {
     let mask = (1usize << width) - 1;
-    let digit = |key: u64| key.wrapping_shr(shift) as usize & mask;
+    let digit = |key: W| key.into().wrapping_shr(shift) as usize & mask;
     let mut places = [0u32; 256];
     for &key in from {
         places[digit(key)] += 1;

@@ -1,43 +1,46 @@
 //! The rows of a shard gathered by user.
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use super::EventKind;
 use super::event::{Event, Key, Layout};
-use crate::kernels::code_table::{CodeTable, mixed};
+use super::plain::Marks;
+use crate::kernels::dictionary::Interner;
 use crate::kernels::event_rows::{Column, Packed, PackedUsers};
-use crate::types::{ByteIds, Ids};
+use crate::types::{IdRef, Ids};
 
 /// Room for the rows of one shard, to be used again for the next.
 #[derive(Default)]
 pub(super) struct Room {
     /// Users in the order of first sight.
     pub(super) users: Users,
+    narrow: Vec<u32>,
     coded: Vec<u64>,
     wide: Vec<Event>,
     columns: Columns,
+    pub(super) marks: Marks,
 }
 
 /// The users of a shard and where their events go.
 pub(super) struct Users {
-    table: CodeTable,
+    interner: Interner,
     /// The user of each row, by code.
     code_of_row: Vec<u32>,
     /// Where the events of the user of each code begin, and at the end that of all.
     starts: Vec<u32>,
     /// Where the next event of each user goes.
     next: Vec<u32>,
-    /// Ids of the rows of a block.
-    of_block: Vec<i64>,
+    /// Ids, or codes of ids, of the rows of a block.
+    ints: Vec<i64>,
+    of_block: Vec<u32>,
 }
 
 impl Default for Users {
     fn default() -> Self {
         Self {
-            table: CodeTable::sparse(),
+            interner: Interner::sparse(),
             code_of_row: Vec::new(),
             starts: Vec::new(),
             next: Vec::new(),
+            ints: Vec::new(),
             of_block: Vec::new(),
         }
     }
@@ -46,77 +49,52 @@ impl Default for Users {
 impl Users {
     /// Finds the users of `blocks`, whose ids are of the kind of `like`; returns their ids by code.
     pub(super) fn find(&mut self, blocks: &[Packed<'_>], like: &Ids) -> Ids {
-        let mut ids = like.new_like();
-        self.table.clear();
-        self.code_of_row.clear();
-        self.next.clear();
+        let Self { interner, code_of_row, starts, next, ints, of_block } = self;
+        interner.begin(like);
+        code_of_row.clear();
+        next.clear();
         for block in blocks {
-            match (&block.users, &mut ids) {
-                (PackedUsers::Int(column), Ids::Int(ids)) => self.ints(column, block.n_rows, ids),
-                (PackedUsers::Bytes { distinct, codes }, Ids::Bytes(ids)) => {
-                    self.texts(distinct, codes, block.n_rows, ids);
+            match &block.users {
+                PackedUsers::Int(column) => {
+                    column.decode(block.n_rows, ints, Column::as_i64);
+                    code_of_row
+                        .extend(ints.iter().map(|&id| counted(interner.intern_int(id), next)));
                 }
-                _ => panic!("users of a shard are all integers or all bytes"),
+                PackedUsers::Bytes { distinct, codes } => {
+                    of_block.clear();
+                    let ids = (0..distinct.len()).map(|code| IdRef::Bytes(distinct.get(code)));
+                    of_block.extend(ids.map(|id| interner.intern(id)));
+                    codes.for_each(block.n_rows, |code| {
+                        code_of_row.push(counted(of_block[code as usize], next));
+                    });
+                }
             }
         }
-        self.starts.clear();
+        starts.clear();
         let mut start = 0;
-        for n_events in &mut self.next {
-            self.starts.push(start);
+        for n_events in &mut *next {
+            starts.push(start);
             start += *n_events;
             *n_events = start - *n_events;
         }
-        self.starts.push(start);
-        ids
-    }
-
-    fn ints(&mut self, column: &Column<'_>, n_rows: usize, ids: &mut Vec<i64>) {
-        let Self { table, code_of_row, next, of_block, .. } = self;
-        column.decode(n_rows, of_block, Column::as_i64);
-        let hash = |id: i64| mixed(id as u64);
-        let first_row = code_of_row.len();
-        code_of_row.resize(first_row + n_rows, 0);
-        for (&id, code) in of_block.iter().zip(&mut code_of_row[first_row..]) {
-            let is_same = |code: u32| ids[code as usize] == id;
-            let hash_of = |code: u32| hash(ids[code as usize]);
-            let new = ids.len() as u32;
-            *code = table.find_or_add(hash(id), new, is_same, hash_of);
-            if *code == new {
-                ids.push(id);
-            }
-        }
-        next.resize(ids.len(), 0);
-        code_of_row[first_row..].iter().for_each(|&code| next[code as usize] += 1);
-    }
-
-    fn texts(&mut self, distinct: &ByteIds, codes: &Column<'_>, n_rows: usize, ids: &mut ByteIds) {
-        let Self { table, code_of_row, next, .. } = self;
-        let of_block: Vec<u32> = (0..distinct.len())
-            .map(|of_block| {
-                let id = distinct.get(of_block);
-                let is_same = |code: u32| ids.get(code as usize) == id;
-                let hash_of = |code: u32| xxh3_64(ids.get(code as usize));
-                let new = ids.len() as u32;
-                let code = table.find_or_add(xxh3_64(id), new, is_same, hash_of);
-                if code == new {
-                    ids.push(id);
-                    next.push(0);
-                }
-                code
-            })
-            .collect();
-        code_of_row.reserve(n_rows);
-        codes.for_each(n_rows, |code| {
-            let code = of_block[code as usize];
-            next[code as usize] += 1;
-            code_of_row.push(code);
-        });
+        starts.push(start);
+        interner.take_ids()
     }
 
     /// Where the events of the user of a code lie.
     pub(super) fn events_of(&self, code: usize) -> std::ops::Range<usize> {
         self.starts[code] as usize..self.starts[code + 1] as usize
     }
+}
+
+/// Counts a row of a user; returns the user's code.
+#[inline(always)]
+fn counted(code: u32, n_events: &mut Vec<u32>) -> u32 {
+    if code as usize >= n_events.len() {
+        n_events.resize(code as usize + 1, 0);
+    }
+    n_events[code as usize] += 1;
+    code
 }
 
 /// The columns of one block.
@@ -129,13 +107,18 @@ struct Columns {
 }
 
 impl Columns {
-    fn decode(&mut self, block: &Packed<'_>, ranks: Option<&[u32]>, layout: &Layout) {
-        let Self { items, ticks, kinds, values } = self;
-        let n_rows = block.n_rows;
+    fn decode_items(&mut self, block: &Packed<'_>, ranks: Option<&[u32]>) {
+        let Packed { n_rows, items, .. } = block;
         match ranks {
-            Some(ranks) => block.items.decode(n_rows, items, |code| ranks[code as usize]),
-            None => block.items.decode(n_rows, items, |rank| rank as u32),
+            Some(ranks) => items.decode(*n_rows, &mut self.items, |code| ranks[code as usize]),
+            None => items.decode(*n_rows, &mut self.items, |rank| rank as u32),
         }
+    }
+
+    fn decode(&mut self, block: &Packed<'_>, ranks: Option<&[u32]>, layout: &Layout) {
+        self.decode_items(block, ranks);
+        let Self { ticks, kinds, values, .. } = self;
+        let n_rows = block.n_rows;
         let (multiplier, first) = layout.ticks_of(&block.times);
         block.times.decode_offsets(n_rows, ticks, |offset| {
             first.wrapping_add(multiplier.wrapping_mul(offset))
@@ -177,6 +160,12 @@ pub(super) trait Kept: Key {
     fn of(room: &mut Room) -> &mut Vec<Self>;
 }
 
+impl Kept for u32 {
+    fn of(room: &mut Room) -> &mut Vec<Self> {
+        &mut room.narrow
+    }
+}
+
 impl Kept for u64 {
     fn of(room: &mut Room) -> &mut Vec<Self> {
         &mut room.coded
@@ -207,12 +196,24 @@ pub(super) fn events<K: Kept>(
     events.resize(users.code_of_row.len(), K::default());
     let (mut first_row, mut latest) = (0, 0);
     for (block, ranks) in blocks.iter().zip(ranks) {
+        let users_of = &users.code_of_row[first_row..][..block.n_rows];
+        first_row += block.n_rows;
+        if layout.is_item_alone() {
+            columns.decode_items(block, *ranks);
+            for (&item, &user) in columns.items.iter().zip(users_of) {
+                let place = &mut users.next[user as usize];
+                events[*place as usize] = K::of_item(item);
+                *place += 1;
+            }
+            continue;
+        }
         columns.decode(block, *ranks, layout);
         let Columns { items, ticks, kinds, values } = &*columns;
         latest = ticks.iter().copied().fold(latest, u64::max);
-        let users_of = &users.code_of_row[first_row..][..block.n_rows];
         let rows = items.iter().zip(ticks).zip(kinds).zip(values).zip(users_of);
-        for (row, ((((&item, &ticks), &kind), &value_bits), &user)) in (first_row..).zip(rows) {
+        for (row, ((((&item, &ticks), &kind), &value_bits), &user)) in
+            (first_row - block.n_rows..).zip(rows)
+        {
             let is_undo = undoes[usize::from(kind)].says(value_bits);
             let row = if has_ids { row as u32 } else { 0 };
             let event = Event { item, ticks, is_undo, kind, value_bits, row };
@@ -220,7 +221,6 @@ pub(super) fn events<K: Kept>(
             events[*place as usize] = K::new(event, layout);
             *place += 1;
         }
-        first_row += block.n_rows;
     }
     (events, latest)
 }

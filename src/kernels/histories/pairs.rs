@@ -1,7 +1,6 @@
 //! Items and affinities of the users of a shard, before and after the support of items is known.
 
 use super::builder::Pair;
-use super::runs::Run;
 use crate::types::{ItemIdx, ItemLists};
 
 /// Items and affinities of consecutive users, end to end.
@@ -42,16 +41,22 @@ impl DraftPairs {
         self.ends.push(u32::try_from(self.items.len()).expect("a shard holds under 2^32 pairs"));
     }
 
-    /// The same of runs of events, not over the cap.
-    pub(super) fn push_runs(&mut self, runs: &[Run]) {
-        self.items.extend(runs.iter().map(|run| run.item));
-        let mut before = 0;
-        self.affinities.extend(runs.iter().map(|run| {
-            let affinity = run.weight.wrapping_sub(before);
-            before = run.weight;
-            affinity
-        }));
-        self.ends.push(u32::try_from(self.items.len()).expect("a shard holds under 2^32 pairs"));
+    /// Appends a user of at most `most` pairs: `write` writes them, ascending, to the front of the room that
+    /// it is given, and returns how many they are. Returns them.
+    #[inline]
+    pub(super) fn push_from(
+        &mut self,
+        most: usize,
+        write: impl FnOnce(&mut [u32], &mut [i64]) -> usize,
+    ) -> (&[u32], &[i64]) {
+        let start = self.items.len();
+        self.items.resize(start + most, 0);
+        self.affinities.resize(start + most, 0);
+        let end = start + write(&mut self.items[start..], &mut self.affinities[start..]);
+        self.items.truncate(end);
+        self.affinities.truncate(end);
+        self.ends.push(u32::try_from(end).expect("a shard holds under 2^32 pairs"));
+        (&self.items[start..], &self.affinities[start..])
     }
 
     pub(super) fn shrink_to_fit(&mut self) {
@@ -71,6 +76,10 @@ impl DraftPairs {
         cap: usize,
     ) -> (ItemLists, Vec<i64>, Dropped) {
         let (mut dropped, mut start, mut n_kept) = (Dropped::default(), 0, 0);
+        if all_are_kept(idx_of_rank) && self.longest() <= cap {
+            let items = self.items.into_iter().map(ItemIdx).collect();
+            return (ItemLists { ends: self.ends, items }, self.affinities, dropped);
+        }
         for user in 0..self.ends.len() {
             let end = self.ends[user] as usize;
             let first = n_kept;
@@ -96,6 +105,12 @@ impl DraftPairs {
         (ItemLists { ends: self.ends, items }, self.affinities, dropped)
     }
 
+    /// Pairs of the user who has most.
+    fn longest(&self) -> usize {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        starts.zip(&self.ends).map(|(start, end)| end - start).max().unwrap_or(0) as usize
+    }
+
     /// Keeps the first `cap` of the pairs of a user and sorts them by item; returns their new end.
     fn cut(&mut self, first: usize, end: usize, cap: usize, dropped: &mut Dropped) -> usize {
         let over = (end - first).saturating_sub(cap);
@@ -113,12 +128,20 @@ impl DraftPairs {
     }
 }
 
+/// Whether every item has an index, which then is its rank: they count from 0 on.
+fn all_are_kept(idx_of_rank: &[u32]) -> bool {
+    idx_of_rank.last().is_none_or(|&last| last as usize == idx_of_rank.len() - 1)
+}
+
 /// The seen items of each user that have an index.
 pub(super) fn finish_seen(
     mut ends: Vec<u32>,
     mut seen: Vec<u32>,
     idx_of_rank: &[u32],
 ) -> ItemLists {
+    if all_are_kept(idx_of_rank) {
+        return ItemLists { ends, items: seen.into_iter().map(ItemIdx).collect() };
+    }
     let (mut start, mut n_kept) = (0, 0);
     for end in &mut ends {
         for place in start..*end as usize {

@@ -1,7 +1,7 @@
 //! Rows dealt to the shards of their users, column by column.
 
 use crate::job::plan::Plan;
-use crate::kernels::dictionary::Interner;
+use crate::kernels::dictionary::{Interner, SortedIds};
 use crate::kernels::event_rows::{EventRows, RowUsers};
 use crate::schema::{EventBatch, IdColumn};
 use crate::types::{IdRef, IdType, Ids, shard_hash, shard_of_hash};
@@ -14,6 +14,8 @@ pub(super) struct Batch<'a> {
     pub(super) columns: &'a EventBatch,
     /// Values of all rows; empty in a log without.
     pub(super) values: &'a [f32],
+    /// Whether rows may be of another kind than 0.
+    pub(super) has_kinds: bool,
     /// What is added to kinds.
     pub(super) first_kind: usize,
     /// Number of the file, where rows carry it.
@@ -35,7 +37,7 @@ pub(super) struct Dealer {
     packed: Vec<u8>,
 }
 
-/// The shard hash of the user of each row that counts.
+/// The shard hash of the user of each row that counts; of integers none, as it takes less to make it again.
 #[derive(Default)]
 struct UserHashes {
     of_row: Vec<u64>,
@@ -80,7 +82,7 @@ impl Dealer {
     pub(super) fn deal(&mut self, batch: &Batch<'_>, rows: &[u32], emit: &mut Emit<'_>) -> bool {
         self.users.find(&batch.columns.users, rows);
         self.item_codes.find(&batch.columns.items, rows, &mut self.items);
-        let starts = self.sort_by_shard(rows);
+        let starts = self.sort_by_shard(&batch.columns.users, rows);
         for shard in 0..self.n_shards {
             let (start, end) = (starts[shard as usize], starts[shard as usize + 1]);
             if !self.append(batch, shard, start as usize..end as usize, emit) {
@@ -91,15 +93,22 @@ impl Dealer {
     }
 
     /// Fills `order`; returns where the rows of each shard begin.
-    fn sort_by_shard(&mut self, rows: &[u32]) -> Vec<u32> {
+    fn sort_by_shard(&mut self, ids: &IdColumn, rows: &[u32]) -> Vec<u32> {
         let Self { order, shard_of, n_shards, users, .. } = self;
         let mut starts = vec![0u32; *n_shards as usize + 1];
         shard_of.clear();
-        shard_of.extend(rows.iter().map(|&row| {
-            let shard = shard_of_hash(users.of_row[row as usize], *n_shards);
+        let mut counted = |hash| {
+            let shard = shard_of_hash(hash, *n_shards);
             starts[shard as usize + 1] += 1;
             shard
-        }));
+        };
+        let rows_of = rows.iter().map(|&row| row as usize);
+        match ids.ints() {
+            Some(ids) => {
+                shard_of.extend(rows_of.map(|row| counted(shard_hash(IdRef::Int(ids[row])))))
+            }
+            None => shard_of.extend(rows_of.map(|row| counted(users.of_row[row]))),
+        }
         for shard in 0..*n_shards as usize {
             starts[shard + 1] += starts[shard];
         }
@@ -150,9 +159,9 @@ impl Dealer {
             .all(|shard| self.shards[shard as usize].is_empty() || self.flush(shard, emit))
     }
 
-    /// Item ids in the order of their codes.
-    pub(super) fn into_items(self) -> Ids {
-        self.items.into_ids()
+    /// Item ids with their codes.
+    pub(super) fn into_items(self) -> SortedIds {
+        self.items.into_sorted()
     }
 }
 
@@ -167,8 +176,15 @@ fn append(to: &mut EventRows, batch: &Batch<'_>, rows: &[u32], hashes: &[u64], c
     let n_before = to.items.len();
     let n_rows = n_before + rows.len();
     to.items.extend(rows_of().map(|row| codes[row]));
-    let first_kind = batch.first_kind as u8;
-    to.kinds.extend(rows_of().map(|row| first_kind + kinds[row]));
+    match batch.has_kinds {
+        false if to.kinds.is_empty() => {}
+        false => to.kinds.resize(n_rows, 0),
+        true => {
+            let first_kind = batch.first_kind as u8;
+            to.kinds.resize(n_before, 0);
+            to.kinds.extend(rows_of().map(|row| first_kind + kinds[row]));
+        }
+    }
     match batch.values {
         [] if to.values.is_empty() => {}
         [] => to.values.resize(n_rows, 1.0),
@@ -202,12 +218,11 @@ fn append(to: &mut EventRows, batch: &Batch<'_>, rows: &[u32], hashes: &[u64], c
 impl UserHashes {
     fn find(&mut self, users: &IdColumn, rows: &[u32]) {
         let Self { of_row, of_values } = self;
-        of_row.resize(users.len(), 0);
-        let rows = rows.iter().map(|&row| row as usize);
-        if let Some(ids) = users.ints() {
-            rows.for_each(|row| of_row[row] = shard_hash(IdRef::Int(ids[row])));
+        if users.ints().is_some() {
             return;
         }
+        of_row.resize(users.len(), 0);
+        let rows = rows.iter().map(|&row| row as usize);
         let Some(keys) = users.keys() else {
             rows.for_each(|row| of_row[row] = shard_hash(users.get(row)));
             return;

@@ -256,14 +256,14 @@ impl Writer<'_> {
     fn put_users(
         &self,
         shard: u32,
-        users: UserKeys,
+        mut users: UserKeys,
         codes: Vec<usize>,
     ) -> Result<Option<StatePart>> {
         if codes.is_empty() {
             return Ok(None);
         }
         let keys: Vec<u32> = codes.iter().map(|&code| users.keys[code]).collect();
-        let ids = users.interner.into_ids().take(codes);
+        let ids = users.interner.take_ids().take(codes);
         let id_type = self.job.plan.user_id_type;
         self.put_keys(StateKind::Users { shard }, &keys, &ids, id_type).map(Some)
     }
