@@ -1,5 +1,7 @@
 //! Codes of keys that are kept elsewhere, found by hash.
 
+use super::simd::prefetch;
+
 /// Open addressing: finds the code of a key among keys that the caller holds by code.
 #[derive(Clone, Debug, Default)]
 pub struct CodeTable {
@@ -27,6 +29,19 @@ impl CodeTable {
         let n_slots = self.slots.len();
         let per_code = if 2 * n_slots <= self.sparse_slots { SPARSE } else { 2 };
         per_code * self.n_codes >= n_slots
+    }
+
+    /// Asks for the memory where a key of this hash would be looked for first.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        prefetch(&self.slots, hash as usize & self.slots.len().wrapping_sub(1));
+    }
+
+    /// The code that stands where a key of this hash is looked for first, likely its own.
+    #[inline]
+    pub fn first(&self, hash: u64) -> Option<u32> {
+        let slot = hash as usize & self.slots.len().wrapping_sub(1);
+        self.slots.get(slot).copied().filter(|&code| code != FREE)
     }
 
     /// The code of a key; of a new one it becomes `next`, and the caller keeps the key.

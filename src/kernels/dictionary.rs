@@ -4,6 +4,7 @@ use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::code_table::{CodeTable, mixed};
+use super::simd::prefetch;
 use crate::types::{ByteIds, IdRef, Ids};
 
 /// Gives each distinct id a code in the order of first sight.
@@ -85,6 +86,12 @@ impl Interner {
             Some(&code) if code != UNSEEN => code,
             _ => self.intern_other_int(id),
         }
+    }
+
+    /// Asks for the memory of the code of a small integer, which is wanted soon.
+    #[inline(always)]
+    pub fn prefetch_int(&self, id: i64) {
+        prefetch(&self.small, small_place(id));
     }
 
     #[inline(never)]

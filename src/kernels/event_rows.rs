@@ -351,9 +351,13 @@ mod tests {
             let mut block = EventRows::new_like(&Ids::Bytes(ByteIds::default()));
             for round in 0..2 {
                 block.clear();
-                for id in ids.iter().skip(round) {
-                    // Ids that share a hash are told apart all the same.
-                    block.users.push(IdRef::Bytes(id.as_bytes()), id.len() as u64);
+                let of_round = || ids.iter().skip(round);
+                let RowUsers::Bytes(users) = &mut block.users else { panic!("texts") };
+                // Ids that share a hash are told apart all the same.
+                let hashes: Vec<u64> = of_round().map(|id| id.len() as u64).collect();
+                let rows: Vec<u32> = (0..hashes.len() as u32).collect();
+                users.extend(&rows, |row| ids[round + row].as_bytes(), &hashes);
+                for _ in of_round() {
                     block.items.push(1);
                     block.kinds.push(0);
                     block.values.push(1.0);

@@ -3,8 +3,6 @@
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use super::simd::prefetch;
-
 /// What one user adds to one item.
 #[derive(Clone, Copy, Debug)]
 pub struct PairSums {
@@ -93,7 +91,7 @@ impl ItemTotals {
             totals: self,
             is_apart: all_apart_bytes(self.n_items(), n_threads) <= APART_BYTES_MAX,
             cells: Vec::new(),
-            counts: Counts::default(),
+            counts: Vec::new(),
             same: None,
             n_counted: 0,
             heaviest: 0,
@@ -161,12 +159,6 @@ impl Cell {
         of_user: 0,
     };
 
-    /// Asks for the memory of an item.
-    #[inline(always)]
-    pub fn prefetch(cells: &[Self], item: usize) {
-        prefetch(cells, item);
-    }
-
     /// Adds an event of the user at hand whose affinity is its weight, `newer` of it in the newer half of
     /// the window.
     #[inline(always)]
@@ -205,35 +197,27 @@ impl Cell {
 
 /// The same of events that differ in nothing but user and item, which are counted: the smaller, the more
 /// of it is near.
-#[derive(Clone, Debug, Default)]
-pub struct Counts {
-    of_user: Vec<u32>,
-    /// Events and users of each item.
-    sums: Vec<[u32; 2]>,
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Count {
+    /// Events of the user at hand.
+    of_user: u32,
+    events: u32,
+    users: u32,
 }
 
-impl Counts {
-    /// Asks for the memory of an item.
-    #[inline(always)]
-    pub fn prefetch(&self, item: usize) {
-        prefetch(&self.of_user, item);
-        prefetch(&self.sums, item);
-    }
-
+impl Count {
     /// Adds an event of the user at hand.
     #[inline(always)]
-    pub fn add_event(&mut self, item: usize) {
-        let of_user = &mut self.of_user[item];
-        *of_user = of_user.wrapping_add(1);
+    pub fn add_event(&mut self) {
+        self.of_user = self.of_user.wrapping_add(1);
     }
 
     /// Adds the user at hand, who has events of the item; returns how many.
     #[inline(always)]
-    pub fn close_user(&mut self, item: usize) -> u32 {
-        let of_user = std::mem::take(&mut self.of_user[item]);
-        let [events, users] = &mut self.sums[item];
-        *events = events.wrapping_add(of_user);
-        *users = users.wrapping_add(1);
+    pub fn close_user(&mut self) -> u32 {
+        let of_user = std::mem::take(&mut self.of_user);
+        self.events = self.events.wrapping_add(of_user);
+        self.users = self.users.wrapping_add(1);
         of_user
     }
 }
@@ -254,7 +238,7 @@ pub enum Cells<'a> {
     /// For events of any weight and time.
     Any(&'a mut [Cell]),
     /// For events that are all the same.
-    Same(&'a mut Counts, Same),
+    Same(&'a mut [Count], Same),
 }
 
 /// What one user did with one item.
@@ -291,7 +275,7 @@ pub struct Adder<'a> {
     /// Its sums; empty before the first.
     cells: Vec<Cell>,
     /// Those of events that are as `same` says; empty before the first.
-    counts: Counts,
+    counts: Vec<Count>,
     /// Of the events of the shard at hand.
     same: Option<Same>,
     /// No count is above this.
@@ -320,8 +304,7 @@ impl Adder<'_> {
         self.same = same;
         let n_items = self.n_items();
         if same.is_some() {
-            self.counts.of_user.resize(n_items, 0);
-            self.counts.sums.resize(n_items, [0; 2]);
+            self.counts.resize(n_items, Count::default());
         } else {
             self.cells.resize(n_items, Cell::UNSET);
         }
@@ -372,9 +355,10 @@ impl Adder<'_> {
     fn add_counts(&mut self) {
         let Some(Same { weight, time_us, is_newer }) = self.same else { return };
         let _held = self.totals.bringing.lock().unwrap_or_else(PoisonError::into_inner);
-        let sums = self.counts.sums.iter_mut().enumerate();
-        for (item, sums) in sums.filter(|(_, sums)| **sums != [0; 2]) {
-            let [events, users] = std::mem::take(sums).map(i64::from);
+        for (item, count) in self.counts.iter_mut().enumerate().filter(|(_, count)| count.users > 0)
+        {
+            let Count { events, users, .. } = std::mem::take(count);
+            let [events, users] = [events, users].map(i64::from);
             let weight = weight.wrapping_mul(events);
             let newer = if is_newer { weight } else { 0 };
             self.totals.bring(item, &ItemSum { events, users, weight, affinity: weight, newer });

@@ -2,6 +2,7 @@
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, FixedSizeBinaryArray, LargeBinaryArray,
+    OffsetSizeTrait,
 };
 use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::cast;
@@ -100,6 +101,29 @@ impl IdColumn {
         }
     }
 
+    /// Whether the ids of all rows, of a dictionary all its values, are texts of `lengths` bytes.
+    ///
+    /// False may also be said of a column whose other values stand in null rows.
+    pub fn are_texts_of(&self, lengths: std::ops::RangeInclusive<usize>) -> bool {
+        fn all<T: OffsetSizeTrait>(
+            offsets: &[T],
+            lengths: &std::ops::RangeInclusive<usize>,
+        ) -> bool {
+            let within = |pair: &[T]| lengths.contains(&(pair[1] - pair[0]).as_usize());
+            // No early end, which would keep the loop from being a wide one.
+            offsets.windows(2).fold(true, |are, pair| are & within(pair))
+        }
+        match &self.values {
+            Values::Int(_) => false,
+            Values::Bytes(values) => all(values.value_offsets(), &lengths),
+            Values::LargeBytes(values) => all(values.value_offsets(), &lengths),
+            Values::BytesView(values) => {
+                values.lengths().all(|length| lengths.contains(&(length as usize)))
+            }
+            Values::FixedBytes(values) => lengths.contains(&(values.value_length() as usize)),
+        }
+    }
+
     /// One value of a dictionary.
     ///
     /// # Panics
@@ -145,6 +169,18 @@ impl IdColumn {
     pub fn get(&self, row: usize) -> IdRef<'_> {
         let row = self.keys.as_ref().map_or(row, |keys| keys[row] as usize);
         self.value(row)
+    }
+
+    /// The same of a text.
+    ///
+    /// # Panics
+    /// If `row` is out of range, or ids are integers.
+    #[inline]
+    pub fn bytes(&self, row: usize) -> &[u8] {
+        match self.get(row) {
+            IdRef::Bytes(id) => id,
+            IdRef::Int(_) => panic!("ids of this column are integers"),
+        }
     }
 }
 

@@ -107,6 +107,26 @@ fn views_and_fixed_sizes_are_read() {
 }
 
 #[test]
+fn lengths_of_texts_are_told_of_all_values() {
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["a", "abc", "ab", "of more than twelve"]));
+    let fixed = [Some(b"ab"), None, Some(b"cd")].into_iter();
+    let fixed = FixedSizeBinaryArray::try_from_sparse_iter_with_size(fixed, 2).unwrap();
+    let column = |array: &ArrayRef| IdColumn::try_new(array).unwrap();
+    let dictionary = DataType::Dictionary(DataType::Int32.into(), DataType::Utf8.into());
+    for data_type in [DataType::Utf8, DataType::LargeUtf8, DataType::Utf8View, dictionary] {
+        let column = column(&cast(&text, &data_type).unwrap());
+        assert!(column.are_texts_of(1..=19), "{data_type}");
+        assert!(!column.are_texts_of(2..=19) && !column.are_texts_of(1..=18), "{data_type}");
+    }
+    // A slice does not know of what it leaves out.
+    assert!(column(&text.slice(1, 2)).are_texts_of(2..=3));
+    let fixed = column(&(Arc::new(fixed) as ArrayRef));
+    assert!(fixed.are_texts_of(2..=2) && !fixed.are_texts_of(3..=9));
+    let ints = column(&(Arc::new(Int32Array::from(vec![1])) as ArrayRef));
+    assert!(!ints.are_texts_of(0..=9));
+}
+
+#[test]
 fn dictionaries_are_read_by_their_keys() {
     for id_type in ID_TYPES {
         let ids = dictionary_of(id_type);

@@ -1,6 +1,7 @@
 //! The users of a block of rows.
 
 use crate::kernels::code_table::CodeTable;
+use crate::kernels::simd::prefetch;
 use crate::types::{ByteIds, IdRef, Ids};
 
 /// The user of each row.
@@ -43,6 +44,9 @@ impl RowUsers {
     }
 }
 
+/// So many rows is one step of asking for memory ahead of the next.
+const STEP: usize = 6;
+
 /// Byte strings, each held once, and for every row which of them it has.
 #[derive(Clone, Debug, Default)]
 pub struct BlockIds {
@@ -61,6 +65,28 @@ impl BlockIds {
     /// The code of each row.
     pub fn codes(&self) -> &[u32] {
         &self.codes
+    }
+
+    /// Appends the ids of `rows`. `hashes`, by row: the same for the same id.
+    ///
+    /// Most of the time would go by waiting for ids that are far away, so they are asked for in steps: a
+    /// slot of the table, what stands at its code, and the bytes there.
+    pub fn extend<'a>(&mut self, rows: &[u32], id_of: impl Fn(usize) -> &'a [u8], hashes: &[u64]) {
+        let hash_of = |n: usize| rows.get(n).map(|&row| hashes[row as usize]);
+        for (n, &row) in rows.iter().enumerate() {
+            if let Some(hash) = hash_of(n + 3 * STEP) {
+                self.table.prefetch(hash);
+            }
+            if let Some(code) = hash_of(n + 2 * STEP).and_then(|hash| self.table.first(hash)) {
+                prefetch(&self.hashes, code as usize);
+                prefetch(self.distinct.parts().1, code as usize);
+            }
+            if let Some(code) = hash_of(n + STEP).and_then(|hash| self.table.first(hash)) {
+                let (bytes, ends) = self.distinct.parts();
+                prefetch(bytes, ends[code as usize].wrapping_sub(1));
+            }
+            self.push(id_of(row as usize), hashes[row as usize]);
+        }
     }
 
     #[inline]

@@ -7,7 +7,8 @@
 use super::event::{Key, Layout};
 use super::weights::{MAX, Weights};
 use super::{Calendar, EventKind, Params};
-use crate::kernels::item_totals::{Cell, Cells, Same};
+use crate::kernels::item_totals::{Cells, Same};
+use crate::kernels::simd::prefetch;
 use crate::types::UserFacts;
 
 /// What events of a shard weigh, if all of them count and each weighs what its kind does.
@@ -119,20 +120,20 @@ impl Plain {
                 let Same { weight, time_us, .. } = *same;
                 for (n, event) in events.iter().enumerate() {
                     if let Some(later) = events.get(n + AHEAD) {
-                        counts.prefetch(later.item(layout) as usize);
+                        prefetch(counts, later.item(layout) as usize);
                     }
                     let item = event.item(layout) as usize;
-                    counts.add_event(item);
+                    counts[item].add_event();
                     marks.set(item);
                 }
-                marks.drain(|item| write(item, weight * i64::from(counts.close_user(item))));
+                marks.drain(|item| write(item, weight * i64::from(counts[item].close_user())));
                 (facts.first_event_us, facts.last_event_us) = (time_us, time_us);
             }
             Cells::Any(cells) => {
                 let (mut first_us, mut last_us) = (i64::MAX, i64::MIN);
                 for (n, event) in events.iter().enumerate() {
                     if let Some(later) = events.get(n + AHEAD) {
-                        Cell::prefetch(cells, later.item(layout) as usize);
+                        prefetch(cells, later.item(layout) as usize);
                     }
                     let item = event.item(layout) as usize;
                     let time_us = layout.time_us(event.ticks(layout));

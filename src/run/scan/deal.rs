@@ -55,6 +55,9 @@ struct ItemCodes {
 
 const UNSEEN: u32 = u32::MAX;
 
+/// So many rows ahead the codes of items are asked for.
+const AHEAD: usize = 24;
+
 /// Rows of a full block: of so many shards, a reader has 2¹⁸ rows at hand, about what its core's cache
 /// holds; twice as many of users whose ids are texts, as each block has these once.
 pub(in crate::run) fn block_rows(n_shards: u32, users: IdType) -> usize {
@@ -171,7 +174,8 @@ fn append(to: &mut EventRows, batch: &Batch<'_>, rows: &[u32], hashes: &[u64], c
     let rows_of = || rows.iter().map(|&row| row as usize);
     match (&mut to.users, users.ints()) {
         (RowUsers::Int(to), Some(ids)) => to.extend(rows_of().map(|row| ids[row])),
-        (to, _) => rows_of().for_each(|row| to.push(users.get(row), hashes[row])),
+        (RowUsers::Bytes(to), _) => to.extend(rows, |row| users.bytes(row), hashes),
+        _ => panic!("a column of ids is all integers or all bytes"),
     }
     let n_before = to.items.len();
     let n_rows = n_before + rows.len();
@@ -240,11 +244,16 @@ impl ItemCodes {
     fn find(&mut self, items: &IdColumn, rows: &[u32], interner: &mut Interner) {
         let Self { of_row, of_values } = self;
         of_row.resize(items.len(), 0);
-        let rows = rows.iter().map(|&row| row as usize);
         if let Some(ids) = items.ints() {
-            rows.for_each(|row| of_row[row] = interner.intern_int(ids[row]));
+            for (n, &row) in rows.iter().enumerate() {
+                if let Some(&later) = rows.get(n + AHEAD) {
+                    interner.prefetch_int(ids[later as usize]);
+                }
+                of_row[row as usize] = interner.intern_int(ids[row as usize]);
+            }
             return;
         }
+        let rows = rows.iter().map(|&row| row as usize);
         let Some(keys) = items.keys() else {
             rows.for_each(|row| of_row[row] = interner.intern(items.get(row)));
             return;

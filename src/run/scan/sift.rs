@@ -61,10 +61,10 @@ impl Sieve<'_> {
         if items.null_count() > 0 {
             self.keep(Unused::Rejected("null_item"), |row| !items.is_null(row));
         }
-        if !users.id_type().is_int() {
+        if is_odd_text(users) {
             self.keep(Unused::Rejected("user_id_too_long"), |row| is_short(users, row));
         }
-        if !items.id_type().is_int() {
+        if is_odd_text(items) {
             self.keep(Unused::Rejected("empty_item"), |row| !is_empty(items, row));
             self.keep(Unused::Rejected("item_id_too_long"), |row| is_short(items, row));
         }
@@ -84,7 +84,7 @@ impl Sieve<'_> {
         if users.null_count() > 0 {
             self.keep(Unused::Filtered("no_user"), |row| !users.is_null(row));
         }
-        if !users.id_type().is_int() {
+        if is_odd_text(users) {
             self.keep(Unused::Filtered("no_user"), |row| !is_empty(users, row));
         }
         if !denied.is_empty() {
@@ -167,6 +167,11 @@ impl Sieve<'_> {
         }
         (self.counts.oldest_us, self.counts.newest_us) = (oldest, newest);
     }
+}
+
+/// Whether some ids may be texts that are empty or too long.
+fn is_odd_text(ids: &IdColumn) -> bool {
+    !ids.id_type().is_int() && !ids.are_texts_of(1..=ID_BYTES_MAX)
 }
 
 fn is_empty(ids: &IdColumn, row: usize) -> bool {
