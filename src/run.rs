@@ -63,6 +63,9 @@ mod usage;
 mod vectors;
 #[cfg(test)]
 mod vectors_tests;
+mod warm_start;
+#[cfg(test)]
+mod warm_start_tests;
 
 pub use attempts::{report_lost, run, run_reported};
 pub use counts::{Rejected, ScanCounts};

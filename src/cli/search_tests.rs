@@ -161,6 +161,7 @@ impl Writer {
             state: None,
             changes_since: None,
             unchanged_since: None,
+            fit_start: None,
             nonce: "n".to_owned(),
         };
         self.output.publish(&self.path, &manifest, "2026-11-23T01:02:03Z", false).unwrap();

@@ -13,7 +13,7 @@ use super::published::{Published, UserList};
 use super::{SpecArgs, published};
 use crate::job::Spec;
 use crate::run::{self, Outcome};
-use crate::store::{EarlierRun, Gate, Manifest, Output, PublishedFile};
+use crate::store::{EarlierRun, FitStart, Gate, Manifest, Output, PublishedFile};
 
 const EXAMPLES: usize = 3;
 const ENTRIES: usize = 4;
@@ -87,6 +87,11 @@ fn counts(manifest: &Manifest) -> String {
     }
     if let Some(EarlierRun { generation, run_id }) = &manifest.changes_since {
         let _ = writeln!(out, "changes    since generation {generation}, run {run_id}");
+    }
+    if let Some(FitStart { since: Some(EarlierRun { generation, run_id }), .. }) =
+        &manifest.fit_start
+    {
+        let _ = writeln!(out, "als        goes on from generation {generation}, run {run_id}");
     }
     for Gate { name, value, min, max, .. } in &manifest.gates {
         let min = min.map_or(String::new(), |min| format!(", at least {min}"));

@@ -16,6 +16,7 @@ use super::checkpoint::Sealed;
 use super::checkpoint_parts::{self as parts, FitState, SavedFit, Share};
 use super::prepare::{Prepared, owned_shards};
 use super::vectors::{Owners, VectorRows};
+use super::warm_start::WarmStart;
 use super::{Refused, Worker};
 use crate::dataflow::Outgoing;
 use crate::job::spec::Als;
@@ -29,6 +30,7 @@ use crate::kernels::als::tree::{TreeSum, aligned_subtrees};
 use crate::kernels::als::users::{Params, Users, solve_users};
 use crate::kernels::als::{Fixed, Objective, Solver, stride};
 use crate::kernels::factor_scores::PackedItems;
+use crate::store::Output;
 use crate::types::{Histories, Ids, ItemLists};
 
 /// Bytes of the sums of items that are held at once, of one kind.
@@ -36,9 +38,6 @@ pub(super) const ITEM_SUMS_BYTES: u64 = 64 << 20;
 
 /// Gram matrices of shards that are held at once.
 const GRAMS_PER_WAVE: usize = 32;
-
-/// Checkpoints of a fit: `als-00005` is the one after the fifth iteration.
-const CHECKPOINT: &str = "als";
 
 /// Factors of all items, and of the users of this process.
 pub(super) struct Factors {
@@ -134,14 +133,20 @@ fn system<'a>(
     System { fixed, gram, unobserved: objective.unobserved() }
 }
 
-/// Fits the factors.
+/// Fits the factors; with `warm`, from where it says.
 pub(super) fn factors(
     worker: &mut Worker<'_>,
     prepared: &Prepared,
     section: &Als,
+    warm: Option<(&WarmStart, &Output)>,
 ) -> Result<Factors> {
     let mut fit = Fit::new(worker, prepared, section)?;
+    fit.checkpoint = warm.map_or(fit.checkpoint, |(warm, _)| warm.checkpoint());
     let mut losses = fit.restore(worker);
+    if let (Some((warm, output)), []) = (warm, &losses[..]) {
+        let filled = warm.fill(output, prepared, section.n_factors, &mut fit.items);
+        worker.agree(filled)?;
+    }
     let mut n_done = losses.len();
     while !is_done(section, n_done, &losses) {
         n_done += 1;
@@ -200,6 +205,8 @@ struct Fit<'a> {
     stopped: usize,
     /// Iterations whose losses were told.
     n_told: usize,
+    /// Name of its checkpoints: `als-00005` is the one after the fifth iteration.
+    checkpoint: String,
 }
 
 impl<'a> Fit<'a> {
@@ -219,8 +226,8 @@ impl<'a> Fit<'a> {
             .zip(observed.iter().zip(&fitted))
             .map(|(shard, (observed, fitted))| (shard.shard, observed.users(shard, Some(fitted))))
             .collect();
-        let (n_observed, n_positive) =
-            item_sums::counts(shards.iter().map(|(_, users)| *users), n_items);
+        let (n_observed, n_positive, n_plain) =
+            item_sums::counts(shards.iter().map(|(_, users)| *users), n_items, objective.base());
         let n_observed = worker.shell.collectives.all_reduce_sum(n_observed)?;
         let n_positive = worker.shell.collectives.all_reduce_sum(n_positive)?;
         let in_fit = |(shard, fitted): (&Histories, &Vec<bool>)| {
@@ -228,7 +235,6 @@ impl<'a> Fit<'a> {
             rows.filter(|&row| !shard.interactions.range(row).is_empty()).count() as i64
         };
         let n_users = prepared.shards.iter().zip(&fitted).map(in_fit).sum();
-        let n_plain = shards.iter().map(|(_, users)| users.n_plain(objective.base())).sum();
         let sums = worker.shell.collectives.all_reduce_sum(vec![n_users, n_plain])?;
         let (n_users, n_plain) = (sums[0] as u64, sums[1] as u64);
         let counts = n_observed.iter().zip(&n_positive);
@@ -267,6 +273,7 @@ impl<'a> Fit<'a> {
             gram_users: Vec::new(),
             stopped: 0,
             n_told: 0,
+            checkpoint: "als".to_owned(),
         })
     }
 
@@ -351,7 +358,7 @@ impl<'a> Fit<'a> {
     fn restore(&mut self, worker: &mut Worker<'_>) -> Vec<Loss> {
         let pool = worker.pool;
         let read = |sealed: &Sealed<'_>| parts::read_fit(sealed, pool, self.state(&[]));
-        let Some(SavedFit { items, users, losses }) = worker.restore(CHECKPOINT, read) else {
+        let Some(SavedFit { items, users, losses }) = worker.restore(&self.checkpoint, read) else {
             return Vec::new();
         };
         (self.items, self.users) = (items, users);
@@ -369,11 +376,11 @@ impl<'a> Fit<'a> {
         if worker.checkpoints.is_none() || !(is_last || self.is_saved(worker, losses.len())) {
             return;
         }
-        let name = format!("{CHECKPOINT}-{:05}", losses.len());
+        let name = format!("{}-{:05}", self.checkpoint, losses.len());
         let share = Share::of(worker);
         let state = self.state(losses);
         if worker.save(&name, |saving| parts::save_fit(&share, saving, state)) {
-            worker.remove_all_but(CHECKPOINT, &name);
+            worker.remove_all_but(&self.checkpoint, &name);
         }
     }
 

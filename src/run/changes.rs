@@ -13,7 +13,8 @@ use arrow::array::{ArrayRef, RecordBatch, make_comparator};
 use arrow::compute::{SortOptions, concat_batches};
 use serde::{Deserialize, Serialize};
 
-use super::side::{self, Deleted};
+use super::side::Deleted;
+use super::warm_start::WarmStart;
 use super::{Job, Worker, checkpoint::chain};
 use crate::job::Spec;
 use crate::schema::changes::{Differ, KeyRange, ROWS_AT_ONCE, has_columns};
@@ -26,7 +27,7 @@ use crate::types::IdRef;
 
 /// What readers see, for a job that is held against it.
 pub(super) fn earlier(output: &Output, spec: &Spec) -> Option<Current> {
-    if !spec.tells_changes() && !spec.shares_files() {
+    if !spec.tells_changes() && !spec.shares_files() && !WarmStart::is_wanted(spec) {
         return None;
     }
     output.read_current().unwrap_or_else(|error| {
@@ -77,6 +78,7 @@ pub(super) fn settle(
     worker: &mut Worker<'_>,
     output: &Output,
     path: &RunPath,
+    deleted: Deleted,
 ) -> Result<Option<Changes>> {
     let job = worker.job;
     let spec = &job.plan.spec;
@@ -91,9 +93,17 @@ pub(super) fn settle(
     let told: Option<Told> =
         serde_json::from_slice(&told).context("the earlier files of process 0 cannot be read")?;
     let Some(Told { since, files }) = told else { return Ok(None) };
-    let deleted = side::deleted(job.runtime, &job.plan, &job.request.base);
-    let deleted = worker.agree(deleted)?;
     Ok(Some(Changes::new(output, spec, (since, files), deleted)))
+}
+
+/// The run that readers saw when this one began, as the first process that went by its name found it.
+pub(super) fn earlier_run(
+    job: &Job<'_>,
+    output: &Output,
+    path: &RunPath,
+) -> Result<Option<Current>> {
+    let record = path.file("_changes_since.json");
+    Ok(output.put_once(&record, job.earlier.clone())?)
 }
 
 /// What process 0 finds; `None`, and a line that says why, where there is nothing to be held against.
@@ -102,8 +112,7 @@ fn look(job: &Job<'_>, output: &Output, path: &RunPath) -> Result<Option<Told>> 
         job.observer.note("changes", &format!("no earlier tables to tell changes from: {why}"));
         Ok(None)
     };
-    let record = path.file("_changes_since.json");
-    let Some(run) = output.put_once(&record, job.earlier.clone())? else {
+    let Some(run) = earlier_run(job, output, path)? else {
         return none("nothing was published before".to_owned());
     };
     let generation = run.generation;

@@ -16,8 +16,9 @@ use lists::{FactorRanker, ListInputs};
 use memory::Held;
 use models::{PopularityModel, SegmentPopularity};
 use prepare::Prepared;
-use side::{ItemFacts, Segments};
+use side::{Deleted, ItemFacts, Segments};
 use tables::{ListCounts, Tables};
+use warm_start::WarmStart;
 
 /// Checkpoint of what is read from the logs.
 const HISTORIES: &str = "histories";
@@ -28,7 +29,10 @@ const NEIGHBORS: &str = "item-neighbors";
 /// Everything from the scan to the commit.
 pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -> Result<Outcome> {
     let job = worker.job;
-    let ReadIn { counts, prepared, segments, facts, state } = prepare_histories(worker, output)?;
+    let deleted = side::deleted(job.runtime, &job.plan, &job.request.base);
+    let deleted = worker.agree(deleted)?;
+    let read_in = prepare_histories(worker, output, &deleted)?;
+    let ReadIn { counts, prepared, segments, facts, state } = read_in;
     let date = logical_date(job, &counts)?;
     let as_of = rfc3339(as_of_us(job, &prepared.calendar));
     worker.note(|known| {
@@ -39,7 +43,8 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     let path = RunPath::new(date, job.run_id);
     let ids = IdTypes { user: job.plan.user_id_type, item: job.plan.item_id_type };
     let has_times = job.plan.has_times();
-    let changes = changes::settle(worker, output, &path)?;
+    let changes = changes::settle(worker, output, &path, deleted)?;
+    let warm = warm_start::settle(worker, output, &path)?;
     let tables = Tables { output, path: &path, ids, has_times, changes: changes.as_ref() };
     let sources = Sources {
         tables: &tables,
@@ -47,6 +52,7 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
         prepared: &prepared,
         segments: &segments,
         facts: &facts,
+        warm: warm.as_ref(),
     };
     let (files, lists) = write_all(worker, sources)?;
     let summary = Summary { counts: &counts, prepared: &prepared, lists: &lists };
@@ -60,6 +66,7 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     if let Some(changes) = &changes {
         [manifest.changes_since, manifest.unchanged_since] = changes.since(&manifest.files);
     }
+    manifest.fit_start = warm.map(|warm| warm.start);
     worker.account_for(0, &manifest)?;
     manifest.stages = worker.stages.clone();
     publish(worker, output, &path, (manifest, state))
@@ -76,14 +83,18 @@ struct ReadIn {
 }
 
 /// Scan, dictionary, shuffle, histories; or what a run that died saved of them.
-fn prepare_histories(worker: &mut Worker<'_>, output: &Output) -> Result<ReadIn> {
+fn prepare_histories(
+    worker: &mut Worker<'_>,
+    output: &Output,
+    deleted: &Deleted,
+) -> Result<ReadIn> {
     let (job, pool) = (worker.job, worker.pool);
     let mine = prepare::owned_shards(worker);
     let restored = worker.restore_stage("histories", HISTORIES, |sealed| {
         parts::read_histories_of(sealed, job, pool, &mine)
     });
     let read_in = match restored {
-        None => scan_and_prepare(worker, output)?,
+        None => scan_and_prepare(worker, output, deleted)?,
         Some((counts, prepared, state)) => {
             check_counts(worker, &counts)?;
             let (facts, segments) = side_tables(worker, &prepared.dictionary)?;
@@ -96,14 +107,12 @@ fn prepare_histories(worker: &mut Worker<'_>, output: &Output) -> Result<ReadIn>
 }
 
 /// Everything that reads the logs, and the state in their place.
-fn scan_and_prepare(worker: &mut Worker<'_>, output: &Output) -> Result<ReadIn> {
+fn scan_and_prepare(worker: &mut Worker<'_>, output: &Output, deleted: &Deleted) -> Result<ReadIn> {
     let job = worker.job;
     let (plan, runtime, base) = (&job.plan, job.runtime, job.request.base.as_path());
-    let deleted = side::deleted(runtime, plan, base);
-    let deleted = worker.agree(deleted)?;
     let mut from = match job.state.is_some() {
         true => {
-            worker.stage("load state", None, |worker| Ok(state::load(worker, output, &deleted)))?
+            worker.stage("load state", None, |worker| Ok(state::load(worker, output, deleted)))?
         }
         false => None,
     };
@@ -112,7 +121,7 @@ fn scan_and_prepare(worker: &mut Worker<'_>, output: &Output) -> Result<ReadIn> 
     let n_rows = files.map_or_else(all_rows, |files| files.rows_to_read(plan));
     let mut scan = worker.stage("scan", Some((n_rows, "rows")), |worker| {
         let denied = side::denied_users(runtime, plan, base)?;
-        prepare::scan(worker, (&denied, &deleted), files)
+        prepare::scan(worker, (&denied, deleted), files)
     })?;
     if let Some((_, stored)) = &from {
         scan.count_stored(&stored.counts);
@@ -320,6 +329,8 @@ struct Sources<'a> {
     prepared: &'a Prepared,
     segments: &'a Segments,
     facts: &'a ItemFacts,
+    /// Where the fit of the factors begins, if not always from scratch.
+    warm: Option<&'a WarmStart>,
 }
 
 /// Models of the items that are made in passing.
@@ -368,7 +379,7 @@ fn popularity_tables(
     sources: Sources<'_>,
     models: &ItemModels,
 ) -> Result<Vec<PublishedFile>> {
-    let Sources { tables, counts, prepared, segments, facts } = sources;
+    let Sources { tables, counts, prepared, segments, facts, .. } = sources;
     let spec = &worker.job.plan.spec;
     let mut files = tables.users(worker, prepared, segments)?;
     if worker.shell.index != 0 {
@@ -429,10 +440,12 @@ fn factors(
     section: &Als,
     files: &mut Vec<PublishedFile>,
 ) -> Result<Factors> {
-    let Sources { tables, prepared, .. } = sources;
-    let total = (section.iterations as u64, "iterations");
-    let factors =
-        worker.stage("als", Some(total), |worker| als::factors(worker, prepared, section))?;
+    let Sources { tables, prepared, warm, .. } = sources;
+    let iterations = warm.map_or(section.iterations, |warm| warm.iterations(section));
+    let section = &Als { iterations, ..section.clone() };
+    let factors = worker.stage("als", Some((iterations as u64, "iterations")), |worker| {
+        als::factors(worker, prepared, section, warm.map(|warm| (warm, tables.output)))
+    })?;
     worker.report("als", factors.report());
     let place = (tables.output, tables.path);
     let (written, ()) = worker.written(place, "write factors", None, |worker| {
@@ -660,6 +673,7 @@ fn manifest(
         state: None,
         changes_since: None,
         unchanged_since: None,
+        fit_start: None,
         nonce: worker.job.run_id.to_owned(),
     }
 }

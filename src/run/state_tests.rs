@@ -142,6 +142,13 @@ fn put_lists(world: &World, lists: &Lists, has_text: bool) {
     }
 }
 
+/// A list of users or of items, at `<of>s.parquet`.
+pub(super) fn put_ids(world: &World, of: &str, ids: &[i64]) {
+    let column: ArrayRef = Arc::new(Int64Array::from_iter_values(ids.iter().copied()));
+    let batch = RecordBatch::try_from_iter([(of, column)]).unwrap();
+    put_object(world, &format!("{of}s.parquet"), parquet(&batch, 100));
+}
+
 fn parquet(batch: &RecordBatch, group_rows: usize) -> Vec<u8> {
     let properties = parquet::file::properties::WriterProperties::builder()
         .set_max_row_group_row_count(Some(group_rows))

@@ -63,6 +63,9 @@ pub struct Manifest {
     /// else; absent where all files are its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unchanged_since: Option<EarlierRun>,
+    /// Where the fit of the factors began; absent in a job whose fits all begin from scratch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit_start: Option<FitStart>,
     /// Unique to this attempt: it tells our own write from an equal one of somebody else.
     pub nonce: String,
 }
@@ -75,6 +78,21 @@ pub struct EarlierRun {
     pub generation: u64,
     /// Its run.
     pub run_id: String,
+}
+
+/// Where a fit of factors began, and what the next one has to know before it goes on from these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FitStart {
+    /// Whose item factors were the starting values; absent from scratch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<EarlierRun>,
+    /// Runs in a row that went on from the one before, this one among them; 0 from scratch.
+    pub runs: usize,
+    /// Hex digest of all of `[als]` that decides the meaning of factors.
+    pub section_sha256: String,
+    /// The lists of `[delete]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deleted: Vec<ManifestInput>,
 }
 
 /// One input file, as it was when the plan was made.

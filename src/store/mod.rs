@@ -45,7 +45,7 @@ pub use list::{InputFile, Listing, list_inputs};
 pub use location::Location;
 pub use log::{Current, Log, LogEntry, Standing};
 pub use manifest::{
-    EarlierRun, FORMAT, Gate, Manifest, ManifestInput, PublishedFile, RunPath, Stage,
+    EarlierRun, FORMAT, FitStart, Gate, Manifest, ManifestInput, PublishedFile, RunPath, Stage,
 };
 pub use meter::StoreCounts;
 pub use output::{Output, put_file};

@@ -40,6 +40,7 @@ pub(super) fn manifest(logical_date: Date, run_id: &str, fingerprint: &str) -> M
         state: None,
         changes_since: None,
         unchanged_since: None,
+        fit_start: None,
         nonce: format!("nonce of {run_id}"),
     }
 }

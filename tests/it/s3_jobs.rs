@@ -461,6 +461,7 @@ fn manifest(run_id: &str) -> Manifest {
         state: None,
         changes_since: None,
         unchanged_since: None,
+        fit_start: None,
         nonce: run_id.to_owned(),
     }
 }

@@ -18,6 +18,24 @@ pub struct Als {
     /// Passes over users and items. With `loss_tolerance`, at most.
     #[schemars(range(min = 1, max = 10_000), extend("x-unit" = "iterations"), example = 20)]
     pub iterations: usize,
+    /// Iterations of a fit that goes on: its items start from the `item_factors` of the generation that
+    /// readers saw when the run began, new items as ever. A day more of events is a small step, so 2 or 3
+    /// come as close as `iterations` do from scratch. The fit begins from scratch where nothing was
+    /// published, where the rest of this section was another one, where the lists of `[delete]` were others
+    /// (what the people on them did is in no factor then), for `--sample-users`, and now and then, see
+    /// `warm_runs_max`. Factors then depend on the runs before: the same runs in the same order, from
+    /// the first on, give the same bytes. `fit_start` in the manifest says where a fit began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        range(min = 1, max = 10_000),
+        extend("x-unit" = "iterations", "x-default" = "every fit begins from scratch"),
+        example = 3
+    )]
+    pub warm_iterations: Option<usize>,
+    /// After so many runs in a row that went on, one begins from scratch. 0: each run does, as for once with
+    /// `--set als.warm_runs_max=0`.
+    #[schemars(range(min = 0, max = 10_000), extend("x-unit" = "runs"), example = 13)]
+    pub warm_runs_max: usize,
     /// λ: holds factors back, the more the larger. `spark` scales it by the number of interactions,
     /// `ials++` by (n + `unobserved_weight` × N)^`regularization_exponent`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,6 +116,8 @@ impl Default for Als {
             dialect: AlsDialect::Implicit,
             n_factors: 64,
             iterations: 15,
+            warm_iterations: None,
+            warm_runs_max: 6,
             regularization: None,
             alpha: None,
             confidence: ConfidenceScale::Linear,

@@ -110,19 +110,25 @@ impl ByItem {
     }
 }
 
-/// Observed pairs of each item, and those with a positive weight, of the users that are solved for.
-pub fn counts<'a>(shards: impl Iterator<Item = Users<'a>>, n_items: usize) -> (Vec<i64>, Vec<i64>) {
-    let (mut observed, mut positive) = (vec![0; n_items], vec![0; n_items]);
+/// Observed pairs of each item, and those with a positive weight, of the users that are solved for; and how
+/// many of all weigh what unobserved ones do. `base` is [`Objective::base`](super::Objective::base).
+pub fn counts<'a>(
+    shards: impl Iterator<Item = Users<'a>>,
+    n_items: usize,
+    base: f32,
+) -> (Vec<i64>, Vec<i64>, i64) {
+    let (mut observed, mut positive, mut n_plain) = (vec![0; n_items], vec![0; n_items], 0);
     for users in shards {
         for row in users.solved_rows() {
             let pairs = users.of(row);
             for (item, &confidence) in pairs.rows.iter().zip(pairs.confidences) {
                 observed[item.index()] += 1;
                 positive[item.index()] += i64::from(confidence > 0.0);
+                n_plain += i64::from(is_plain(confidence, base));
             }
         }
     }
-    (observed, positive)
+    (observed, positive, n_plain)
 }
 
 /// Pairs item by item.

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::halves::Numbers;
 use super::loss::{ShardLoss, add_user};
-use super::pairs::{Fixed, Pairs, Parts, add_plain, is_plain};
+use super::pairs::{Fixed, Pairs, Parts, add_plain};
 use super::rows::{RowInput, Scratch, SolveError, System, TOGETHER, check_finite, descend, solve};
 use super::{Objective, Solver};
 use crate::kernels::simd::{Kernel, Simd, dispatch};
@@ -30,13 +30,6 @@ impl<'a> Users<'a> {
     /// The users that are solved for.
     pub(super) fn solved_rows(self) -> impl Iterator<Item = usize> + 'a {
         (0..self.len()).filter(move |&row| self.solved.is_none_or(|solved| solved[row]))
-    }
-
-    /// Pairs of users that are solved for that are liked and weigh what unobserved ones do; `base` is
-    /// [`Objective::base`].
-    pub fn n_plain(&self, base: f32) -> i64 {
-        let of_row = |row| self.of(row).confidences.iter().filter(|c| is_plain(**c, base)).count();
-        self.solved_rows().map(of_row).sum::<usize>() as i64
     }
 
     /// The pairs of one user.

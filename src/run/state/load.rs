@@ -14,8 +14,9 @@ use crate::schema::state::{StoredRows, read_keys};
 use crate::store::{self, Location, Output, StateKind, StateManifest, StatePart};
 use crate::types::{Ids, LogRow, shard_hash};
 
-/// Rows of a full block.
-const BLOCK_ROWS: usize = 1 << 16;
+/// Rows of a full block, and rows that are read at a time: what is made of so many stays in the cache.
+const BLOCK_ROWS: usize = 1 << 14;
+const BATCH_ROWS: usize = 1 << 13;
 
 /// What a process takes from the state: rows of its own shards.
 pub(in crate::run) struct Stored {
@@ -237,10 +238,25 @@ impl Reader<'_> {
         mut take: impl FnMut(&StoredRows<'_>) -> Result<()>,
     ) -> Result<()> {
         let StateKind::Rows { tick_us, .. } = part.kind else { unreachable!("a run of rows") };
-        for batch in store::read_all(self.location, &self.output.state_file(part), None)? {
-            let unusable = || format!("\"{}\" cannot be used", part.file.path);
-            let rows = StoredRows::try_new(&batch, tick_us).with_context(unusable)?;
-            take(&rows).with_context(unusable)?;
+        let unusable = || format!("\"{}\" cannot be used", part.file.path);
+        let file = self.output.state_file(part);
+        let footer = store::footer(self.location, &file)?;
+        let fields = footer.schema().fields().iter();
+        let columns: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
+        for row_group in 0..footer.n_row_groups() {
+            let batches = store::read_row_group_as_stored(
+                self.location,
+                &file,
+                &footer,
+                row_group,
+                &columns,
+                BATCH_ROWS,
+            );
+            for batch in batches? {
+                let batch = batch?;
+                let rows = StoredRows::try_new(&batch, tick_us).with_context(unusable)?;
+                take(&rows).with_context(unusable)?;
+            }
         }
         Ok(())
     }
