@@ -106,6 +106,9 @@ fn may_follow(section: &Als, start: &FitStart, earlier: &Manifest) -> Result<usi
     if before.deleted != start.deleted || !start.deleted.iter().all(is_known) {
         return Err("the lists of [delete] were others, and nobody on them may be in the factors");
     }
+    if section.warm_runs_max == 0 {
+        return Err("als.warm_runs_max is 0");
+    }
     if before.runs >= section.warm_runs_max {
         return Err("it was the last of als.warm_runs_max runs in a row that went on");
     }

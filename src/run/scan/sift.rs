@@ -53,7 +53,8 @@ impl Sieve<'_> {
         self.rows.clear();
         self.rows.extend(0..self.columns.kinds.len() as u32);
         let EventBatch { users, items, kinds, .. } = self.columns;
-        self.users(users);
+        let odd_users = is_odd_text(users);
+        self.users(users, odd_users);
         if kinds.contains(&KIND_UNLISTED) {
             let is_listed = |row: usize| kinds[row] != KIND_UNLISTED;
             self.keep(Unused::Filtered("event_without_weight"), is_listed);
@@ -61,7 +62,7 @@ impl Sieve<'_> {
         if items.null_count() > 0 {
             self.keep(Unused::Rejected("null_item"), |row| !items.is_null(row));
         }
-        if is_odd_text(users) {
+        if odd_users {
             self.keep(Unused::Rejected("user_id_too_long"), |row| is_short(users, row));
         }
         if is_odd_text(items) {
@@ -79,12 +80,12 @@ impl Sieve<'_> {
         self.note_times();
     }
 
-    fn users(&mut self, users: &IdColumn) {
+    fn users(&mut self, users: &IdColumn, are_odd: bool) {
         let (denied, share) = (self.context.denied, self.context.plan.sample_users);
         if users.null_count() > 0 {
             self.keep(Unused::Filtered("no_user"), |row| !users.is_null(row));
         }
-        if is_odd_text(users) {
+        if are_odd {
             self.keep(Unused::Filtered("no_user"), |row| !is_empty(users, row));
         }
         if !denied.is_empty() {
