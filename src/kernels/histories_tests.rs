@@ -33,7 +33,7 @@ struct Setup {
     cap: usize,
     users_per_item_min: i64,
     has_segments: bool,
-    /// So many that each adds to common sums, or few.
+    /// So many that each adds to common sums, or does so where events are not all the same, or few.
     n_threads: usize,
 }
 
@@ -468,7 +468,7 @@ prop_compose! {
         cap in prop_oneof![1usize..6, Just(1000)],
         users_per_item_min in 0i64..5,
         has_segments in any::<bool>(),
-        n_threads in prop_oneof![Just(1), Just(1 << 40)],
+        n_threads in prop_oneof![Just(1), Just(1 << 22), Just(1 << 40)],
     ) -> Setup {
         let day = |day: i64| day.saturating_mul(DAY_US);
         let decay = Decay { half_life_us: half_life_days.map(day), as_of_us: day(100) };

@@ -89,7 +89,7 @@ impl ItemTotals {
     pub fn adder(&self, n_threads: usize) -> Adder<'_> {
         Adder {
             totals: self,
-            is_apart: all_apart_bytes(self.n_items(), n_threads) <= APART_BYTES_MAX,
+            n_threads,
             cells: Vec::new(),
             counts: Vec::new(),
             same: None,
@@ -256,22 +256,21 @@ pub struct OfUser {
 
 /// Most bytes of the sums that all threads of a process keep for themselves. With more, they add to
 /// common ones, which takes several times as long.
-const APART_BYTES_MAX: usize = 128 << 20;
+const APART_BYTES_MAX: usize = 512 << 20;
 
 /// At most so many bytes of sums do `n_threads` keep for themselves.
 pub fn apart_bytes(n_items: usize, n_threads: usize) -> usize {
-    all_apart_bytes(n_items, n_threads).min(APART_BYTES_MAX)
+    all_apart_bytes::<Cell>(n_items, n_threads).min(APART_BYTES_MAX)
 }
 
-fn all_apart_bytes(n_items: usize, n_threads: usize) -> usize {
-    n_items.saturating_mul(n_threads).saturating_mul(size_of::<Cell>())
+fn all_apart_bytes<T>(n_items: usize, n_threads: usize) -> usize {
+    n_items.saturating_mul(n_threads).saturating_mul(size_of::<T>())
 }
 
 /// One thread's way to add to [`ItemTotals`], which have everything once it is dropped.
 pub struct Adder<'a> {
     totals: &'a ItemTotals,
-    /// Whether this thread has sums of its own.
-    is_apart: bool,
+    n_threads: usize,
     /// Its sums; empty before the first.
     cells: Vec<Cell>,
     /// Those of events that are as `same` says; empty before the first.
@@ -289,13 +288,21 @@ impl Adder<'_> {
         self.totals.n_items()
     }
 
-    /// Whether this thread has sums of its own: otherwise there are no [`cells`](Self::cells).
-    pub fn is_apart(&self) -> bool {
-        self.is_apart
+    /// Whether this thread may have sums of its own of type `T`.
+    fn is_apart<T>(&self) -> bool {
+        all_apart_bytes::<T>(self.n_items(), self.n_threads) <= APART_BYTES_MAX
     }
 
     /// Says of the events of a shard, of which there are `n_events`, what they are if all are the same.
-    pub fn begin(&mut self, n_events: usize, same: Option<Same>) {
+    /// False, and no [`cells`](Self::cells), where these would be too large.
+    pub fn begin(&mut self, n_events: usize, same: Option<Same>) -> bool {
+        let is_apart = match same {
+            Some(_) => self.is_apart::<Count>(),
+            None => self.is_apart::<Cell>(),
+        };
+        if !is_apart {
+            return false;
+        }
         self.n_counted += n_events as u64;
         if self.same != same || self.n_counted > u32::MAX.into() {
             self.add_counts();
@@ -308,6 +315,7 @@ impl Adder<'_> {
         } else {
             self.cells.resize(n_items, Cell::UNSET);
         }
+        true
     }
 
     /// Where events of the shard at hand are added that count as a whole. Their heaviest pair is to be
@@ -326,7 +334,7 @@ impl Adder<'_> {
     /// many of them at a time.
     #[inline]
     pub fn add_user(&mut self, items: impl IntoIterator<Item = OfUser>) {
-        if self.is_apart {
+        if self.is_apart::<Cell>() {
             self.cells.resize(self.n_items(), Cell::UNSET);
         }
         for OfUser { item, first_us, last_us, sums } in items {
@@ -354,6 +362,8 @@ impl Adder<'_> {
     /// Brings the counts to the totals.
     fn add_counts(&mut self) {
         let Some(Same { weight, time_us, is_newer }) = self.same else { return };
+        // Without cells, others may be adding to common sums.
+        let is_alone = self.is_apart::<Cell>();
         let _held = self.totals.bringing.lock().unwrap_or_else(PoisonError::into_inner);
         for (item, count) in self.counts.iter_mut().enumerate().filter(|(_, count)| count.users > 0)
         {
@@ -361,7 +371,11 @@ impl Adder<'_> {
             let [events, users] = [events, users].map(i64::from);
             let weight = weight.wrapping_mul(events);
             let newer = if is_newer { weight } else { 0 };
-            self.totals.bring(item, &ItemSum { events, users, weight, affinity: weight, newer });
+            let sum = ItemSum { events, users, weight, affinity: weight, newer };
+            match is_alone {
+                true => self.totals.bring(item, &sum),
+                false => self.totals.add(item, &sum),
+            }
             self.totals.add_times(item, time_us, time_us);
         }
     }

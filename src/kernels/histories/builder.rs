@@ -59,10 +59,11 @@ impl<'a, 't> Builder<'a, 't> {
         let weights = Weights::new(params.kinds, &params.calendar.decay);
         let latest_us = layout.time_us(latest);
         let plain = Plain::of(params, layout, &weights, latest_us, n_rows);
-        let plain = plain.filter(|_| digests.is_empty() && adder.is_apart());
-        if let Some(plain) = &plain {
+        let plain = plain.filter(|plain| {
+            digests.is_empty() && adder.begin(n_rows, plain.same(layout, latest_us))
+        });
+        if plain.is_some() {
             marks.reserve(adder.n_items());
-            adder.begin(n_rows, plain.same(layout, latest_us));
         }
         let draft = Draft {
             user_ids: like.new_like(),
