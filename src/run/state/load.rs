@@ -263,8 +263,8 @@ impl Reader<'_> {
 }
 
 /// Equal rows as one, sorted; those that cancel out are gone.
-pub(super) fn summed(rows: Vec<(LogRow, i64)>) -> Vec<(LogRow, i64)> {
-    let rows = sorted(&rows);
+pub(super) fn summed(mut rows: Vec<(LogRow, i64)>) -> Vec<(LogRow, i64)> {
+    rows.sort_unstable();
     let mut sums: Vec<(LogRow, i64)> = Vec::with_capacity(rows.len());
     for (row, copies) in rows {
         match sums.last_mut() {
@@ -274,18 +274,6 @@ pub(super) fn summed(rows: Vec<(LogRow, i64)>) -> Vec<(LogRow, i64)> {
     }
     sums.retain(|(_, copies)| *copies != 0);
     sums
-}
-
-/// Rows are long, and most differ in user or item, so these are sorted in their place.
-fn sorted(rows: &[(LogRow, i64)]) -> Vec<(LogRow, i64)> {
-    let pair = |(row, _): &(LogRow, i64)| u64::from(row.user) << 32 | u64::from(row.item);
-    let mut order: Vec<(u64, usize)> = rows.iter().map(pair).zip(0..).collect();
-    order.sort_unstable();
-    let mut sorted: Vec<_> = order.into_iter().map(|(_, at)| rows[at]).collect();
-    for of_pair in sorted.chunk_by_mut(|a, b| pair(a) == pair(b)) {
-        of_pair.sort_unstable();
-    }
-    sorted
 }
 
 /// What is known of an item key.
