@@ -44,7 +44,7 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     let ids = IdTypes { user: job.plan.user_id_type, item: job.plan.item_id_type };
     let has_times = job.plan.has_times();
     let changes = changes::settle(worker, output, &path, deleted)?;
-    let warm = warm_start::settle(worker, output, &path)?;
+    let warm = warm_start::settle(worker, output, (&path, date))?;
     let tables = Tables { output, path: &path, ids, has_times, changes: changes.as_ref() };
     let sources = Sources {
         tables: &tables,

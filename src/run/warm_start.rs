@@ -6,6 +6,7 @@
 use anyhow::{Context, Result, anyhow};
 use arrow::array::AsArray;
 use arrow::datatypes::Float32Type;
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::prepare::Prepared;
@@ -32,7 +33,7 @@ pub(super) struct WarmStart {
 pub(super) fn settle(
     worker: &mut Worker<'_>,
     output: &Output,
-    path: &RunPath,
+    (path, date): (&RunPath, Date),
 ) -> Result<Option<WarmStart>> {
     let job = worker.job;
     let Some(section) = job.plan.spec.als.as_ref().filter(|als| als.warm_iterations.is_some())
@@ -40,7 +41,7 @@ pub(super) fn settle(
         return Ok(None);
     };
     let first = worker.shell.index == 0;
-    let found = if first { look(job, output, path, section).map(Some) } else { Ok(None) };
+    let found = if first { look(job, output, (path, date), section).map(Some) } else { Ok(None) };
     let found = worker.agree(found)?;
     let told = first.then(|| serde_json::to_vec(&found).expect("a start is plain data"));
     let told = worker.shell.collectives.broadcast(0, told.map(Into::into));
@@ -48,7 +49,12 @@ pub(super) fn settle(
 }
 
 /// What process 0 finds, with a line that says it.
-fn look(job: &Job<'_>, output: &Output, path: &RunPath, section: &Als) -> Result<WarmStart> {
+fn look(
+    job: &Job<'_>,
+    output: &Output,
+    (path, date): (&RunPath, Date),
+    section: &Als,
+) -> Result<WarmStart> {
     let lists = &job.plan.side_tables;
     let lists = lists.delete_users.iter().chain(&lists.delete_items);
     let mut start = FitStart {
@@ -60,6 +66,9 @@ fn look(job: &Job<'_>, output: &Output, path: &RunPath, section: &Als) -> Result
     let earlier = changes::earlier_run(job, output, path)?;
     let found = match &earlier {
         None => Err("nothing was published before".to_owned()),
+        Some(run) if run.logical_date > date.to_string() => {
+            Err(format!("generation {} stands for a later day", run.generation))
+        }
         Some(_) if job.plan.sample_users.is_some() => Err("this is a sample of users".to_owned()),
         Some(run) if output.read_log()?.is_collected(&run.run_id) => {
             // Part of the files of this run may be made from it, so there is no other beginning.

@@ -102,6 +102,11 @@ fn a_fit_begins_from_scratch_where_the_last_one_was_another() {
     assert_eq!(publish(&world, &runtime, forced).0, None, "somebody new is on it");
     let forced = Request { force: true, ..of_day(&deleting, "again") };
     assert_eq!(publish(&world, &runtime, forced).0, Some(6));
+    let mut past = of_day(&deleting, "past");
+    past.flags.date = Some("2023-11-24".to_owned());
+    let outcome = run_on(&world, &runtime, past).unwrap();
+    let Outcome::Published { manifest, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(manifest.fit_start.unwrap().since, None, "factors know of a later day");
     let mut none = of_day(&deleting, "none");
     (none.force, none.spec.als.as_mut().unwrap().warm_runs_max) = (true, 0);
     assert_eq!(publish(&world, &runtime, none).0, None, "no warm start is wanted");
