@@ -1,6 +1,5 @@
 //! The item dictionary: every item id of the log, sorted, the same in every process.
 
-use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::code_table::{CodeTable, mixed};
@@ -180,14 +179,6 @@ impl SortedIds {
         }
         ranks
     }
-}
-
-/// For every id of `local` its rank in `dictionary`, which is sorted and holds it.
-pub fn ranks(local: &Ids, dictionary: &Ids) -> Vec<u32> {
-    let rank = |row: usize| {
-        dictionary.find_sorted(local.get(row)).expect("the dictionary holds every id") as u32
-    };
-    (0..local.len()).into_par_iter().with_min_len(1 << 12).map(rank).collect()
 }
 
 /// The ids of several sorted columns, sorted, each once. Columns have each of their ids once.

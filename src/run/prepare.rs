@@ -177,7 +177,7 @@ pub(super) fn counts(scan: &Scan) -> &ScanCounts {
 pub(super) fn dictionary(worker: &mut Worker<'_>, scan: &Scan, stored: Option<&Stored>) -> Ids {
     const OWNER_SEED: u64 = 1;
     let like = Ids::new(worker.job.plan.item_id_type);
-    let used = stored.map(|stored| stored.used_items().sorted_unique());
+    let used = stored.map(Stored::used_items);
     let readers = scan.items.values().map(|items| &items.ids);
     let columns: Vec<&Ids> = readers.chain(&used).collect();
     let local = worker.pool.install(|| merge_sorted(&columns, &like));

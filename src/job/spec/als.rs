@@ -23,8 +23,9 @@ pub struct Als {
     /// come as close as `iterations` do from scratch. The fit begins from scratch where nothing was
     /// published, where the rest of this section was another one, where the lists of `[delete]` were others
     /// (what the people on them did is in no factor then), where that generation stands for a later day, for
-    /// `--sample-users`, and now and then, see `warm_runs_max`. Factors then depend on the runs before: the same runs in the same order, from
-    /// the first on, give the same bytes. `fit_start` in the manifest says where a fit began.
+    /// `--sample-users`, and now and then, see `warm_runs_max`. Factors then depend on the runs before: the
+    /// same runs in the same order, from the first on, give the same bytes. `fit_start` in the manifest says
+    /// where a fit began.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(
         range(min = 1, max = 10_000),
