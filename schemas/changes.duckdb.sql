@@ -17,15 +17,16 @@ CREATE TABLE items_changes (
     first_event TIMESTAMPTZ,
     last_event TIMESTAMPTZ,
     eligible BOOLEAN,
-    reason VARCHAR
+    reason VARCHAR,
+    recommendable BOOLEAN
 );
 -- Here load the files of items_changes.
 BEGIN;
 MERGE INTO items USING items_changes AS c ON items.item_id = c.item_id
 WHEN MATCHED AND c.change = 'delete' THEN DELETE
-WHEN MATCHED THEN UPDATE SET item_idx = c.item_idx, title = c.title, events = c.events, users = c.users, first_event = c.first_event, last_event = c.last_event, eligible = c.eligible, reason = c.reason
-WHEN NOT MATCHED AND c.change = 'upsert' THEN INSERT (item_id, item_idx, title, events, users, first_event, last_event, eligible, reason)
-    VALUES (c.item_id, c.item_idx, c.title, c.events, c.users, c.first_event, c.last_event, c.eligible, c.reason);
+WHEN MATCHED THEN UPDATE SET item_idx = c.item_idx, title = c.title, events = c.events, users = c.users, first_event = c.first_event, last_event = c.last_event, eligible = c.eligible, reason = c.reason, recommendable = c.recommendable
+WHEN NOT MATCHED AND c.change = 'upsert' THEN INSERT (item_id, item_idx, title, events, users, first_event, last_event, eligible, reason, recommendable)
+    VALUES (c.item_id, c.item_idx, c.title, c.events, c.users, c.first_event, c.last_event, c.eligible, c.reason, c.recommendable);
 DELETE FROM items WHERE item_id IN (SELECT item_id FROM forget_items);
 COMMIT;
 

@@ -11,6 +11,7 @@ CREATE TABLE items (
     last_event TIMESTAMP OPTIONS(description = "Last event before `as_of`, whatever the window; null where there is none or the log has no times."),
     eligible BOOL NOT NULL OPTIONS(description = "Whether the models know the item."),
     reason STRING OPTIONS(description = "Why the item is not eligible: `too_few_users`, or `outside_window` where no event in the window has a weight; null where it is."),
+    recommendable BOOL NOT NULL OPTIONS(description = "Whether `[items]` and `[deny]` let the item stand in lists. Those hold eligible items only."),
     PRIMARY KEY (item_id) NOT ENFORCED
 )
 OPTIONS(description = "Every item that occurs in the log with a valid row, whether it can be recommended, and why not.");

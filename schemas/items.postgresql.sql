@@ -11,6 +11,7 @@ CREATE TABLE items (
     last_event TIMESTAMPTZ,
     eligible BOOLEAN NOT NULL,
     reason TEXT,
+    recommendable BOOLEAN NOT NULL,
     PRIMARY KEY (item_id)
 );
 COMMENT ON TABLE items IS 'Every item that occurs in the log with a valid row, whether it can be recommended, and why not.';
@@ -23,3 +24,4 @@ COMMENT ON COLUMN items.first_event IS 'First event before `as_of`, whatever the
 COMMENT ON COLUMN items.last_event IS 'Last event before `as_of`, whatever the window; null where there is none or the log has no times.';
 COMMENT ON COLUMN items.eligible IS 'Whether the models know the item.';
 COMMENT ON COLUMN items.reason IS 'Why the item is not eligible: `too_few_users`, or `outside_window` where no event in the window has a weight; null where it is.';
+COMMENT ON COLUMN items.recommendable IS 'Whether `[items]` and `[deny]` let the item stand in lists. Those hold eligible items only.';

@@ -11,6 +11,7 @@ CREATE TABLE items (
     last_event TIMESTAMP_LTZ COMMENT 'Last event before `as_of`, whatever the window; null where there is none or the log has no times.',
     eligible BOOLEAN NOT NULL COMMENT 'Whether the models know the item.',
     reason VARCHAR COMMENT 'Why the item is not eligible: `too_few_users`, or `outside_window` where no event in the window has a weight; null where it is.',
+    recommendable BOOLEAN NOT NULL COMMENT 'Whether `[items]` and `[deny]` let the item stand in lists. Those hold eligible items only.',
     PRIMARY KEY (item_id)
 )
 COMMENT = 'Every item that occurs in the log with a valid row, whether it can be recommended, and why not.';

@@ -35,6 +35,10 @@ mod checkpoint_tests;
 mod counts;
 #[cfg(test)]
 mod crash_tests;
+mod earlier_lists;
+mod fold_in;
+#[cfg(test)]
+mod fold_in_tests;
 mod forget;
 mod gates;
 mod history;

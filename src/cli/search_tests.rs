@@ -65,6 +65,7 @@ impl Writer {
             last_event: vec![None; n_items],
             eligible: idx.map(|idx| idx.is_some()).to_vec(),
             reason: idx.map(|idx| idx.is_none().then_some("too_few_users")).to_vec(),
+            recommendable: vec![true; n_items],
         };
         self.put(&tables::ITEMS, &rows.into_batch(self.types).unwrap(), 0, 1);
         let rows = ItemFactorRows {
@@ -100,6 +101,7 @@ impl Writer {
             let rows = UserFactorRows {
                 user: IdRows { ids, rows: mine },
                 user_idx: (0..n_users).map(idx).collect(),
+                history_digest: vec![0; n_users],
                 embedding: embedding.clone(),
             };
             let rows = rows.into_batch(self.types, self.embeddings).unwrap();

@@ -15,9 +15,9 @@ use serde_json::{Map, Value, json};
 use super::checkpoint::Sealed;
 use super::checkpoint_parts::{self as parts, FitState, SavedFit, Share};
 use super::prepare::{Prepared, owned_shards};
-use super::vectors::{Owners, VectorRows};
+use super::vectors::{Owners, UsersOf, VectorRows};
 use super::warm_start::WarmStart;
-use super::{Refused, Worker};
+use super::{Refused, Worker, fold_in};
 use crate::dataflow::Outgoing;
 use crate::job::spec::Als;
 use crate::kernels::als::gram::{self, gram, rounded};
@@ -31,7 +31,7 @@ use crate::kernels::als::users::{Params, Users, solve_users};
 use crate::kernels::als::{Fixed, Objective, Solver, stride};
 use crate::kernels::factor_scores::PackedItems;
 use crate::store::Output;
-use crate::types::{Histories, Ids, ItemLists};
+use crate::types::{Histories, Ids, ItemIdx, ItemLists};
 
 /// Bytes of the sums of items that are held at once, of one kind.
 pub(super) const ITEM_SUMS_BYTES: u64 = 64 << 20;
@@ -57,15 +57,44 @@ pub(super) struct Factors {
     pub(super) observed: Vec<Observed>,
     /// What was minimized.
     pub(super) objective: Objective,
-    /// Loss after each iteration.
-    pub(super) losses: Vec<Loss>,
-    /// Users that took part, over all processes, their interactions, and how many of these are plain.
-    fitted: (u64, u64, u64),
-    /// Seconds of each iteration since this process began or resumed the fit.
-    iteration_seconds: Vec<f64>,
+    /// Digests of the histories of each shard of this process.
+    digests: Vec<Vec<i64>>,
+    /// Whether the users of each shard of this process kept the factors of an earlier generation.
+    pub(super) kept: Vec<Vec<bool>>,
+    /// What the manifest says of the fit.
+    pub(super) report: Map<String, Value>,
 }
 
 impl Factors {
+    /// Item factors, with users that have none yet.
+    pub(super) fn of_item_factors(
+        worker: &Worker<'_>,
+        prepared: &Prepared,
+        (objective, n_factors): (Objective, usize),
+        items: Vec<f32>,
+        observed: Vec<Observed>,
+    ) -> Self {
+        let hashes: Vec<u64> = prepared.item_ids.iter().map(|id| id.stable_hash(0)).collect();
+        let (gram, digests) = worker.pool.install(|| {
+            let shards = prepared.shards.par_iter();
+            let digests = shards.map(|shard| shard.digests(&hashes)).collect();
+            (rounded(&gram(&items, n_factors)), digests)
+        });
+        Self {
+            first_shard: prepared.shards.first().map_or(0, |shard| shard.shard),
+            n_factors,
+            stride: stride(n_factors),
+            items,
+            users: Vec::with_capacity(prepared.shards.len()),
+            gram,
+            observed,
+            objective,
+            digests,
+            kept: prepared.shards.iter().map(|shard| vec![false; shard.n_users()]).collect(),
+            report: Map::new(),
+        }
+    }
+
     /// The equations of the users.
     pub(super) fn system(&self) -> System<'_> {
         system(&self.objective, &self.items, self.n_factors, &self.gram)
@@ -77,10 +106,20 @@ impl Factors {
         Params { objective: &self.objective, solver: Solver::Cholesky, n_items }
     }
 
+    /// Place of a shard among those of this process.
+    pub(super) fn place(&self, shard: &Histories) -> usize {
+        (shard.shard - self.first_shard) as usize
+    }
+
     /// The users of a shard of this process, and their factors.
     pub(super) fn of_shard<'a>(&'a self, shard: &'a Histories) -> (Users<'a>, &'a [f32]) {
-        let at = (shard.shard - self.first_shard) as usize;
+        let at = self.place(shard);
         (self.observed[at].users(shard, None), &self.users[at])
+    }
+
+    /// Digests of the histories of a shard of this process.
+    pub(super) fn digests(&self, shard: &Histories) -> &[i64] {
+        &self.digests[self.place(shard)]
     }
 
     /// The factors of items, to be multiplied.
@@ -104,21 +143,8 @@ impl Factors {
     ) -> VectorRows<'a> {
         let Self { n_factors, stride, .. } = *self;
         let (_, rows) = self.of_shard(shard);
-        VectorRows { n_factors, stride, rows, owners: Owners::Users(shard, n_shards), kept }
-    }
-
-    /// What the manifest says of the fit.
-    pub(super) fn report(&self) -> Map<String, Value> {
-        let losses = |of: fn(&Loss) -> f64| json!(self.losses.iter().map(of).collect::<Vec<_>>());
-        let mut report = Map::new();
-        report.insert("iterations".to_owned(), json!(self.losses.len()));
-        report.insert("loss".to_owned(), losses(|loss| loss.full));
-        report.insert("loss_observed".to_owned(), losses(|loss| loss.observed));
-        report.insert("users".to_owned(), json!(self.fitted.0));
-        report.insert("pairs".to_owned(), json!(self.fitted.1));
-        report.insert("pairs_plain".to_owned(), json!(self.fitted.2));
-        report.insert("iteration_seconds".to_owned(), json!(self.iteration_seconds));
-        report
+        let users = UsersOf { shard, n_shards, digests: self.digests(shard) };
+        VectorRows { n_factors, stride, rows, owners: Owners::Users(users), kept }
     }
 }
 
@@ -140,11 +166,15 @@ pub(super) fn factors(
     section: &Als,
     warm: Option<(&WarmStart, &Output)>,
 ) -> Result<Factors> {
-    let mut fit = Fit::new(worker, prepared, section)?;
+    if let Some((warm, output)) = warm.filter(|(warm, _)| warm.folds_in()) {
+        return fold_in::factors(worker, prepared, section, (warm, output));
+    }
+    let observed = worker.agree(observed(prepared, &section.objective()))?;
+    let mut fit = Fit::new(worker, (prepared, &prepared.item_ids), section, observed)?;
     fit.checkpoint = warm.map_or(fit.checkpoint, |(warm, _)| warm.checkpoint());
     let mut losses = fit.restore(worker);
     if let (Some((warm, output)), []) = (warm, &losses[..]) {
-        let filled = warm.fill(output, prepared, section.n_factors, &mut fit.items);
+        let filled = warm.fill_items(output, prepared, section.n_factors, &mut fit.items);
         worker.agree(filled)?;
     }
     let mut n_done = losses.len();
@@ -172,8 +202,10 @@ fn is_done(section: &Als, n_done: usize, losses: &[Loss]) -> bool {
 }
 
 /// A fit under way.
-struct Fit<'a> {
+pub(super) struct Fit<'a> {
     prepared: &'a Prepared,
+    /// The items that are fitted.
+    item_ids: &'a Ids,
     objective: Objective,
     solver: Solver,
     n_factors: usize,
@@ -184,9 +216,9 @@ struct Fit<'a> {
     fitted: Vec<Vec<bool>>,
     by_item: ByItem,
     /// Item factors, whole.
-    items: Vec<f32>,
+    pub(super) items: Vec<f32>,
     /// User factors of this process, shard after shard.
-    users: Vec<f32>,
+    pub(super) users: Vec<f32>,
     /// The side that is held fixed in 16 bits, where it is read so.
     halves: Option<Halves>,
     /// λ of each item.
@@ -210,16 +242,21 @@ struct Fit<'a> {
 }
 
 impl<'a> Fit<'a> {
-    fn new(worker: &mut Worker<'_>, prepared: &'a Prepared, section: &Als) -> Result<Self> {
+    /// A fit of some items, from what users say of these.
+    pub(super) fn new(
+        worker: &mut Worker<'_>,
+        (prepared, item_ids): (&'a Prepared, &'a Ids),
+        section: &Als,
+        observed: Vec<Observed>,
+    ) -> Result<Self> {
         let (objective, n_factors) = (section.objective(), section.n_factors);
-        let observed = worker.agree(observed(prepared, &objective))?;
         let takes_part = |shard: &Histories| {
             let n_items = |user| shard.interactions.range(user).len();
             let min = section.interactions_per_user_min;
             (0..shard.n_users()).map(|user| n_items(user) >= min).collect()
         };
         let fitted: Vec<Vec<bool>> = prepared.shards.iter().map(takes_part).collect();
-        let n_items = prepared.item_ids.len();
+        let n_items = item_ids.len();
         let shards: Vec<(u32, Users<'_>)> = prepared
             .shards
             .iter()
@@ -255,6 +292,7 @@ impl<'a> Fit<'a> {
         let by_item = worker.pool.install(|| ByItem::new(&shards, n_items, walk, objective.base()));
         Ok(Self {
             prepared,
+            item_ids,
             objective,
             solver: section.solver(),
             n_factors,
@@ -262,7 +300,7 @@ impl<'a> Fit<'a> {
             observed,
             fitted,
             by_item,
-            items: starting_items(&prepared.item_ids, &n_observed, n_factors, section.seed),
+            items: starting_items(item_ids, &n_observed, n_factors, section.seed),
             users: vec![0.0; n_rows * stride],
             halves: section.reads_halves().then(Halves::default),
             lambdas,
@@ -306,7 +344,7 @@ impl<'a> Fit<'a> {
         self.round_users(worker);
         self.gram_users = self.gram_of_users(worker);
         let gram = rounded(&self.gram_users);
-        self.stopped += self.item_half(worker, &gram, iteration)?;
+        self.stopped += self.item_half(worker, &gram, &format!("iteration {iteration}"))?;
         self.iteration_seconds.push(start.elapsed().as_secs_f64());
         worker.job.observer.advance(1);
         Ok(before)
@@ -447,8 +485,17 @@ impl<'a> Fit<'a> {
         Ok(before)
     }
 
+    /// Takes users' factors as they are, of those who take part.
+    pub(super) fn set_users(&mut self, of_shards: &[Vec<f32>]) {
+        let rows = of_shards.iter().flat_map(|of| of.chunks_exact(self.stride));
+        let places = self.users.chunks_exact_mut(self.stride).zip(self.fitted.iter().flatten());
+        for ((place, _), row) in places.zip(rows).filter(|((_, takes_part), _)| **takes_part) {
+            place.copy_from_slice(row);
+        }
+    }
+
     /// The Gram matrix of all users: summed over shards in the shape of the tree.
-    fn gram_of_users(&self, worker: &mut Worker<'_>) -> Vec<f64> {
+    pub(super) fn gram_of_users(&self, worker: &mut Worker<'_>) -> Vec<f64> {
         let width = self.n_factors * self.stride;
         let mut encoded = Vec::new();
         let shards: Vec<_> = self.shards().map(|(shard, _, place)| (shard, place)).collect();
@@ -490,14 +537,13 @@ impl<'a> Fit<'a> {
         sum
     }
 
-    /// Solves for all items; every process has them at the end.
-    fn item_half(
+    /// Solves for all items; every process has them at the end. `gram` is that of the users.
+    pub(super) fn item_half(
         &mut self,
         worker: &mut Worker<'_>,
         gram: &[f32],
-        iteration: usize,
+        when: &str,
     ) -> Result<usize> {
-        let when = format!("iteration {iteration}");
         let n_items = self.lambdas.len();
         let mut stopped = 0;
         for start in (0..n_items).step_by(self.items_per_chunk()) {
@@ -512,8 +558,8 @@ impl<'a> Fit<'a> {
                 let factors = &self.items[chunk.start * self.stride..chunk.end * self.stride];
                 check_finite(factors, self.stride).map(|()| more).map_err(|e| (chunk.start, e))
             });
-            let ids = &self.prepared.item_ids;
-            let solved = solved.map_err(|(at, error)| unsolved(&when, "item", ids, at, error));
+            let ids = self.item_ids;
+            let solved = solved.map_err(|(at, error)| unsolved(when, "item", ids, at, error));
             stopped += worker.agree(solved)?;
         }
         Ok(stopped)
@@ -652,27 +698,30 @@ impl<'a> Fit<'a> {
         loss(sum, rest)
     }
 
+    /// What the manifest says of it.
+    fn report(&self, losses: &[Loss]) -> Map<String, Value> {
+        let all = |of: fn(&Loss) -> f64| json!(losses.iter().map(of).collect::<Vec<_>>());
+        let told = [
+            ("iterations", json!(losses.len())),
+            ("loss", all(|loss| loss.full)),
+            ("loss_observed", all(|loss| loss.observed)),
+            ("users", json!(self.n_users)),
+            ("pairs", json!(self.n_pairs)),
+            ("pairs_plain", json!(self.n_plain)),
+            ("iteration_seconds", json!(self.iteration_seconds)),
+        ];
+        told.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+    }
+
     /// Gives users who took no part their factors, and lets go of what only the fit needs.
     fn finish(self, worker: &mut Worker<'_>, losses: Vec<Loss>) -> Result<Factors> {
+        let report = self.report(&losses);
         let Self { prepared, objective, n_factors, stride, observed, fitted, items, users, .. } =
             self;
-        let Self { n_users, n_pairs, n_plain, iteration_seconds, .. } = self;
         drop((self.by_item, self.halves));
-        let gram = worker.pool.install(|| rounded(&gram(&items, n_factors)));
-        let first_shard = prepared.shards.first().map_or(0, |shard| shard.shard);
-        let mut factors = Factors {
-            fitted: (n_users, n_pairs, n_plain),
-            iteration_seconds,
-            first_shard,
-            n_factors,
-            stride,
-            items,
-            users: Vec::with_capacity(prepared.shards.len()),
-            gram,
-            observed,
-            objective,
-            losses,
-        };
+        let of = (objective, n_factors);
+        let mut factors = Factors::of_item_factors(worker, prepared, of, items, observed);
+        factors.report = report;
         let mut rest = users.as_slice();
         let mut folded = Ok(());
         for (at, (shard, fitted)) in prepared.shards.iter().zip(&fitted).enumerate() {
@@ -681,19 +730,28 @@ impl<'a> Fit<'a> {
             let mut of_shard = of_shard.to_vec();
             if fitted.contains(&false) {
                 let others: Vec<bool> = fitted.iter().map(|fitted| !fitted).collect();
-                let users = factors.observed[at].users(shard, Some(&others));
-                let (system, params) = (factors.system(), factors.params());
-                let solved = worker
-                    .pool
-                    .install(|| solve_users(&mut of_shard, users, system, params, false));
-                if let Err(error) = solved {
-                    folded = Err(unsolved("the fold-in", "user", &shard.user_ids, 0, error));
-                }
+                let solve = || factors.fold_in(at, shard, &others, &mut of_shard);
+                folded = worker.pool.install(solve).and(folded);
             }
             factors.users.push(of_shard);
         }
         worker.agree(folded)?;
         Ok(factors)
+    }
+}
+
+impl Factors {
+    /// Solves for some users of a shard, `[n_users]`, from the item factors as they are; `at` is its place.
+    pub(super) fn fold_in(
+        &self,
+        at: usize,
+        shard: &Histories,
+        solved: &[bool],
+        x: &mut [f32],
+    ) -> Result<()> {
+        let users = self.observed[at].users(shard, Some(solved));
+        let failed = |error| unsolved("the fold-in", "user", &shard.user_ids, 0, error);
+        solve_users(x, users, self.system(), self.params(), false).map(drop).map_err(failed)
     }
 }
 
@@ -729,6 +787,23 @@ impl Observed {
         Self { merged, confidences: affinities.par_iter().map(confidence).collect() }
     }
 
+    /// The same of some items, which get other numbers: `[n_items]`, `None` for those left out.
+    pub(super) fn of_items(&self, shard: &Histories, numbers: &[Option<ItemIdx>]) -> Self {
+        let Users { interactions, confidences, .. } = self.users(shard, None);
+        let (mut merged, mut of_items) = (ItemLists::default(), Vec::new());
+        for row in 0..shard.n_users() {
+            let range = interactions.range(row);
+            for (item, &confidence) in interactions.of(row).iter().zip(&confidences[range]) {
+                if let Some(number) = numbers[item.index()] {
+                    merged.items.push(number);
+                    of_items.push(confidence);
+                }
+            }
+            merged.ends.push(merged.items.len() as u32);
+        }
+        Self { merged: Some(merged), confidences: of_items }
+    }
+
     /// The users of `shard`, whose pairs these are.
     fn users<'a>(&'a self, shard: &'a Histories, solved: Option<&'a [bool]>) -> Users<'a> {
         let interactions = self.merged.as_ref().unwrap_or(&shard.interactions);
@@ -737,7 +812,7 @@ impl Observed {
 }
 
 /// What the users of each shard say of items.
-fn observed(prepared: &Prepared, objective: &Objective) -> Result<Vec<Observed>> {
+pub(super) fn observed(prepared: &Prepared, objective: &Objective) -> Result<Vec<Observed>> {
     let unit = prepared.calendar.decay.unit();
     let of_shard = |shard| Observed::new(shard, unit, objective);
     let observed: Vec<Observed> = prepared.shards.iter().map(of_shard).collect();

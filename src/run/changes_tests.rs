@@ -44,7 +44,7 @@ pub(super) fn without_changes(mut tables: BTreeMap<String, Vec<u8>>) -> BTreeMap
 }
 
 /// The rows of a table in the order of its files, each column as text.
-fn rows(
+pub(super) fn rows(
     seen: &BTreeMap<String, Vec<u8>>,
     manifest: &Manifest,
     table: &str,

@@ -3,12 +3,14 @@
 use std::sync::Mutex;
 
 use super::als::Factors;
+use super::earlier_lists::{EarlierList, EarlierLists};
 use crate::job::spec::{Combine as SpecCombine, HistoryWeights, Ranker, TopK};
 use crate::kernels::CandidateLists;
 use crate::kernels::als::explain;
 use crate::kernels::combine::{Candidate, Combine, Ranker as RankerList, Source, combine, fill};
 use crate::kernels::factor_scores::{self, PackedItems, UserBlock, best};
 use crate::kernels::neighbor_scores::{Filter, History, ReasonedList, Scratch, neighbor_scores};
+use crate::kernels::top_k;
 use crate::schema;
 use crate::types::{Histories, ItemIdx};
 
@@ -28,6 +30,8 @@ pub(super) struct ListInputs<'a> {
     pub(super) recommendable: &'a [bool],
     /// Factors, where they are a ranker.
     pub(super) factors: Option<FactorRanker<'a>>,
+    /// Lists that stay, where factors alone rank.
+    pub(super) earlier: Option<EarlierLists<'a>>,
     /// Popularity discounts, where `top_k.debias` is on.
     pub(super) discounts: Option<&'a [f32]>,
     /// Whether short lists are filled up.
@@ -65,12 +69,13 @@ impl ListInputs<'_> {
         (0..n_threads).map(|_| Mutex::new(new(n_items))).collect()
     }
 
-    /// The list of the user in `row` of a shard.
+    /// The list of the user in `row` of a shard. Of a list that stays, the earlier entries keep their reasons.
     pub(super) fn list(
         &self,
         histories: &Histories,
         row: usize,
         multiplied: &[(ItemIdx, f32)],
+        earlier: EarlierList<'_>,
     ) -> UserList {
         let seen = histories.seen.of(row);
         let reasoned = self.neighbor_candidates(histories, row, seen);
@@ -93,7 +98,7 @@ impl ListInputs<'_> {
         let mut because = vec![None; entries.len()];
         if self.top_k.because {
             of_neighbors(&reasoned, &entries, &mut because);
-            self.explain(histories, row, multiplied, &entries, &mut because);
+            self.explain(histories, row, (multiplied, earlier), &entries, &mut because);
         }
         UserList { entries, because }
     }
@@ -103,17 +108,24 @@ impl ListInputs<'_> {
         &self,
         histories: &Histories,
         row: usize,
-        multiplied: &[(ItemIdx, f32)],
+        (multiplied, earlier): (&[(ItemIdx, f32)], EarlierList<'_>),
         entries: &[Candidate],
         because: &mut [Option<ItemIdx>],
     ) {
         let Some(FactorRanker { model, .. }) = self.factors else { return };
+        let mut told = earlier.entries.iter().zip(earlier.because).peekable();
+        let mut open = Vec::new();
+        for (at, entry) in entries.iter().enumerate() {
+            // What stays of a list stays in its order.
+            match told.next_if(|((item, _), _)| *item == entry.item) {
+                Some((_, reason)) => because[at] = because[at].or(*reason),
+                None if because[at].is_none() => open.push(at),
+                None => {}
+            }
+        }
         let mut proposed: Vec<ItemIdx> = multiplied.iter().map(|&(item, _)| item).collect();
         proposed.sort_unstable();
-        let is_proposed = |entry: &Candidate| proposed.binary_search(&entry.item).is_ok();
-        let open: Vec<usize> = (0..entries.len())
-            .filter(|&at| because[at].is_none() && is_proposed(&entries[at]))
-            .collect();
+        open.retain(|&at| proposed.binary_search(&entries[at].item).is_ok());
         if open.is_empty() {
             return;
         }
@@ -123,19 +135,40 @@ impl ListInputs<'_> {
         open.into_iter().zip(reasons).for_each(|(at, reason)| because[at] = reason);
     }
 
-    /// What factors propose to some users of a shard: empty lists without that ranker.
+    /// What factors propose to some users of a shard: empty lists without that ranker. `earlier` has the lists
+    /// that stay; to users who have one, only what lists may hold since is proposed beside it.
     pub(super) fn multiplied(
         &self,
         histories: &Histories,
-        rows: std::ops::Range<usize>,
+        rows: &[usize],
+        earlier: &[EarlierList<'_>],
     ) -> Vec<Vec<(ItemIdx, f32)>> {
-        let Some(factors) = self.factors else { return vec![Vec::new(); rows.len()] };
-        let (_, x) = factors.model.of_shard(histories);
-        let stride = factors.model.stride;
-        let seen: Vec<&[ItemIdx]> = rows.clone().map(|row| histories.seen.of(row)).collect();
-        let users =
-            UserBlock { factors: &x[rows.start * stride..rows.end * stride], stride, seen: &seen };
-        best(factors.packed, users, self.n_candidates(), &mut factor_scores::Scratch::default())
+        let Some(FactorRanker { model, packed }) = self.factors else {
+            return vec![Vec::new(); rows.len()];
+        };
+        let (_, x) = model.of_shard(histories);
+        let vector = |row: usize| &x[row * model.stride..][..model.stride];
+        let products = |packed: &PackedItems, of: &[usize]| {
+            let factors: Vec<f32> = of.iter().flat_map(|&at| vector(rows[at])).copied().collect();
+            let seen: Vec<_> = of.iter().map(|&at| histories.seen.of(rows[at])).collect();
+            let users = UserBlock { factors: &factors, stride: model.stride, seen: &seen };
+            best(packed, users, self.n_candidates(), &mut factor_scores::Scratch::default())
+        };
+        let (anew, stay): (Vec<usize>, Vec<usize>) =
+            (0..rows.len()).partition(|&at| earlier[at].entries.is_empty());
+        let mut proposed = vec![Vec::new(); rows.len()];
+        for (&at, list) in anew.iter().zip(products(packed, &anew)) {
+            proposed[at] = list;
+        }
+        let Some(lists) = self.earlier.as_ref().filter(|_| !stay.is_empty()) else {
+            return proposed;
+        };
+        for (&at, mut list) in stay.iter().zip(products(&lists.since, &stay)) {
+            list.extend_from_slice(earlier[at].entries);
+            top_k::select(&mut list, self.n_candidates());
+            proposed[at] = list;
+        }
+        proposed
     }
 
     /// Items that each ranker proposes to a user. The list of a single one is cut as it is, unless

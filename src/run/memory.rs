@@ -191,8 +191,14 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
     let factors = if row == 0 { 0 } else { 4 * pairs + row * (2 * items + users) };
     let k = plan.spec.top_k.as_ref().map_or(0, |top_k| top_k.k as u64);
     let users_at_once = (all.users / u64::from(plan.n_shards)).clamp(1, TABLE_ROWS);
-    let top_k_bytes =
-        held + 8 * listed + factors + threads * (12 * items + 20 * k * users_at_once * files);
+    // Lists of a shard that stay, with a group of their rows.
+    let stay = plan.spec.als.as_ref().is_some_and(|als| als.warm_iterations == Some(0));
+    let stay =
+        if stay { 12 * k * (all.users / u64::from(plan.n_shards)) + 64 * TABLE_ROWS } else { 0 };
+    let top_k_bytes = held
+        + 8 * listed
+        + factors
+        + threads * (12 * items + 20 * k * users_at_once * files + stay);
     // An allocator holds more than is in use: peaks of one job varied by a third from run to run, most
     // on a machine that was busy with others.
     let with_slack = |bytes: u64| bytes + bytes.saturating_sub(base_bytes) / 2;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::*;
-use crate::job::spec::{Als, Fallback, ItemNeighbors, TopK};
+use crate::job::spec::{Als, Fallback, ItemNeighbors, Ranker, TopK};
 use crate::kernels::CandidateLists;
 use crate::kernels::debias::DebiasWeights;
 use crate::kernels::dictionary::encoded_len;
@@ -12,6 +12,7 @@ use crate::kernels::item_totals::sum_of;
 use crate::types::{DAY_US, Histories, Ids};
 use als::Factors;
 use checkpoint_parts::{self as parts, Share};
+use earlier_lists::EarlierLists;
 use lists::{FactorRanker, ListInputs};
 use memory::Held;
 use models::{PopularityModel, SegmentPopularity};
@@ -66,7 +67,10 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     if let Some(changes) = &changes {
         [manifest.changes_since, manifest.unchanged_since] = changes.since(&manifest.files);
     }
-    manifest.fit_start = warm.map(|warm| warm.start);
+    if let Some(warm) = warm {
+        manifest.embedding_space_id = warm.embedding_space_id().or(manifest.embedding_space_id);
+        manifest.fit_start = Some(warm.start);
+    }
     worker.account_for(0, &manifest)?;
     manifest.stages = worker.stages.clone();
     publish(worker, output, &path, (manifest, state))
@@ -443,10 +447,15 @@ fn factors(
     let Sources { tables, prepared, warm, .. } = sources;
     let iterations = warm.map_or(section.iterations, |warm| warm.iterations(section));
     let section = &Als { iterations, ..section.clone() };
-    let factors = worker.stage("als", Some((iterations as u64, "iterations")), |worker| {
+    let n_users = prepared.shards.iter().map(|shard| shard.n_users() as u64).sum();
+    let total = match warm.is_some_and(WarmStart::folds_in) {
+        true => (n_users, "users"),
+        false => (iterations as u64, "iterations"),
+    };
+    let factors = worker.stage("als", Some(total), |worker| {
         als::factors(worker, prepared, section, warm.map(|warm| (warm, tables.output)))
     })?;
-    worker.report("als", factors.report());
+    worker.report("als", factors.report.clone());
     let place = (tables.output, tables.path);
     let (written, ()) = worker.written(place, "write factors", None, |worker| {
         Ok((write_factors(worker, sources, &factors)?, ()))
@@ -506,16 +515,30 @@ fn lists(
     let ranked = factors.as_ref().filter(|_| spec.candidates().als.is_some());
     let packed = ranked.map(|factors| (factors, factors.packed(worker.pool, &recommendable)));
     let debias = models.debias.as_ref().filter(|_| top_k.debias);
+    let rankers: Vec<(Ranker, f64)> = spec.candidates().rankers().collect();
+    let fallback = spec.fallback() == Fallback::Popularity;
+    let stay = sources.warm.filter(|warm| warm.keeps_lists() && debias.is_none());
+    let earlier = match (stay, ranked, rankers.as_slice()) {
+        (Some(warm), Some(factors), [(Ranker::Als, _)]) => {
+            let length_min = if fallback { top_k.k } else { 1 };
+            let now = (recommendable.as_slice(), top_k.shape, length_min);
+            let of = (warm, tables.output);
+            let found = EarlierLists::find(worker, of, prepared, factors, now);
+            Some(worker.agree(found)?)
+        }
+        _ => None,
+    };
     let inputs = ListInputs {
         top_k,
-        rankers: spec.candidates().rankers().collect(),
+        rankers,
+        earlier,
         neighbors: neighbors.as_ref(),
         factors: packed.as_ref().map(|(model, packed)| FactorRanker { model, packed }),
         popularity: &models.popularity.shares,
         popularity_by_segment: &of_segments,
         recommendable: &recommendable,
         discounts: debias.map(|weights| weights.discount.as_slice()),
-        fallback: spec.fallback() == Fallback::Popularity,
+        fallback,
         affinity_unit: prepared.calendar.decay.unit(),
         scratches: ListInputs::scratches(job.threads, prepared.item_ids.len(), top_k.because),
     };
@@ -624,6 +647,7 @@ impl Summary<'_> {
             "list_rows": self.lists.rows,
             "list_rows_fallback": self.lists.fallback_rows,
             "lists_short": self.lists.short_lists,
+            "lists_kept": self.lists.kept,
             "sizes": {
                 "packed_rows": rows - self.counts.n_filtered() - self.counts.n_rejected(),
                 "packed_bytes": self.counts.packed_bytes,

@@ -43,7 +43,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    fn random(rng: &mut ChaCha8Rng, day: i64) -> Self {
+    pub(super) fn random(rng: &mut ChaCha8Rng, day: i64) -> Self {
         let unusual = |rng: &mut ChaCha8Rng| rng.random_bool(0.02);
         let late = if rng.random_bool(0.1) { rng.random_range(0..20) } else { 0 };
         let second = rng.random_range(0..DAY_S);

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::changes::{Beside, Changes};
+use super::earlier_lists::{EarlierList, ShardLists};
 use super::lists::{ListInputs, UserList};
 use super::models::{PopularityModel, SegmentPopularity};
 use super::prepare::Prepared;
@@ -119,6 +120,7 @@ impl Tables<'_> {
                 last_event: rows.clone().map(|rank| time(prepared.times[2 * rank + 1])).collect(),
                 eligible: rows.clone().map(|rank| idx(rank) != u32::MAX).collect(),
                 reason: rows.clone().zip(&sums).map(|(rank, sum)| reason(rank, sum)).collect(),
+                recommendable: facts.recommendable[rows.clone()].to_vec(),
             };
             Ok(batch.into_batch(self.ids)?)
         })
@@ -471,6 +473,9 @@ pub(super) struct ListCounts {
     pub(super) fallback_rows: u64,
     /// Lists shorter than `k`.
     pub(super) short_lists: u64,
+    /// Lists that stay from the generation before, beside what lists may hold since.
+    #[serde(default)]
+    pub(super) kept: u64,
     /// Whether some list has the item, by its index, where there are lists.
     #[serde(with = "as_runs")]
     pub(super) recommended: Vec<bool>,
@@ -482,6 +487,7 @@ impl ListCounts {
             rows: self.rows + other.rows,
             fallback_rows: self.fallback_rows + other.fallback_rows,
             short_lists: self.short_lists + other.short_lists,
+            kept: self.kept + other.kept,
             recommended: either(self.recommended, other.recommended),
         }
     }
@@ -489,16 +495,17 @@ impl ListCounts {
     /// Those of all processes.
     pub(super) fn over_processes(self, worker: &mut Worker<'_>) -> Result<Self> {
         let collectives = &mut worker.shell.collectives;
-        let local = [self.rows, self.fallback_rows, self.short_lists];
+        let local = [self.rows, self.fallback_rows, self.short_lists, self.kept];
         let sums = collectives.all_reduce_sum(local.map(|count| count as i64).to_vec())?;
         let flags: Vec<u8> = self.recommended.into_iter().map(u8::from).collect();
         let recommended = collectives.all_gather(flags.into()).into_iter();
         let recommended = recommended.map(|flags| flags.iter().map(|flag| *flag != 0).collect());
-        let [rows, fallback_rows, short_lists] = [0, 1, 2].map(|of| sums[of] as u64);
+        let [rows, fallback_rows, short_lists, kept] = [0, 1, 2, 3].map(|of| sums[of] as u64);
         Ok(Self {
             rows,
             fallback_rows,
             short_lists,
+            kept,
             recommended: recommended.fold(Vec::new(), either),
         })
     }
@@ -551,29 +558,51 @@ fn each_list(
     mut give: impl FnMut(u32, UserList) -> Result<()>,
 ) -> Result<ListCounts> {
     let mut counts = ListCounts::default();
+    let earlier = inputs.earlier.as_ref().map(|earlier| earlier.of_shard(shard)).transpose()?;
     let wave = if sequential { 3 * USERS_PER_BLOCK } else { USERS_PER_WAVE };
     for start in (0..shard.n_users()).step_by(wave) {
         let users = start..shard.n_users().min(start + wave);
-        let blocks: Vec<Range<usize>> = users
-            .clone()
-            .step_by(USERS_PER_BLOCK)
-            .map(|start| start..users.end.min(start + USERS_PER_BLOCK))
-            .collect();
-        let of_block = |block: Range<usize>| -> Vec<UserList> {
-            let multiplied = inputs.multiplied(shard, block.clone());
-            block.zip(multiplied).map(|(user, items)| inputs.list(shard, user, &items)).collect()
-        };
-        let lists: Vec<Vec<UserList>> = match sequential {
-            true => blocks.into_iter().map(of_block).collect(),
-            false => blocks.into_par_iter().map(of_block).collect(),
-        };
-        for (user, list) in users.zip(lists.into_iter().flatten()) {
+        let lists = lists_of(shard, inputs, earlier.as_ref(), users.clone(), sequential);
+        for (user, list) in users.zip(lists) {
             audit(inputs, &list);
             counts.add(inputs, &list);
             give(user as u32, list)?;
         }
     }
+    if let Some(earlier) = &earlier {
+        let rows = 0..shard.n_users();
+        counts.kept = rows.filter(|&row| !earlier.of(row).entries.is_empty()).count() as u64;
+    }
     Ok(counts)
+}
+
+/// The lists of some users of a shard.
+fn lists_of(
+    shard: &Histories,
+    inputs: &ListInputs<'_>,
+    earlier: Option<&ShardLists>,
+    users: Range<usize>,
+    sequential: bool,
+) -> Vec<UserList> {
+    let earlier = |row: usize| earlier.map_or(EarlierList::default(), |of| of.of(row));
+    // Users whose lists are made anew stand together, as products take those of a block at once.
+    let mut order: Vec<usize> = users.clone().collect();
+    order.sort_by_key(|&row| !earlier(row).entries.is_empty());
+    let of_block = |rows: &[usize]| -> Vec<UserList> {
+        let earlier: Vec<EarlierList<'_>> = rows.iter().map(|&row| earlier(row)).collect();
+        let multiplied = inputs.multiplied(shard, rows, &earlier);
+        let users = rows.iter().zip(multiplied).zip(earlier);
+        users.map(|((&row, items), earlier)| inputs.list(shard, row, &items, earlier)).collect()
+    };
+    let of_blocks: Vec<Vec<UserList>> = match sequential {
+        true => order.chunks(USERS_PER_BLOCK).map(of_block).collect(),
+        false => order.par_chunks(USERS_PER_BLOCK).map(of_block).collect(),
+    };
+    let mut lists: Vec<UserList> = users.clone().map(|_| UserList::default()).collect();
+    for (row, list) in order.into_iter().zip(of_blocks.into_iter().flatten()) {
+        lists[row - users.start] = list;
+    }
+    lists
 }
 
 /// What no published list may violate, whatever the models did.
@@ -675,7 +704,8 @@ mod tests {
     fn counts_of_lists_come_back_from_json() {
         for bits in 0..64_u32 {
             let recommended = (0..bits % 7).map(|bit| bits >> bit & 1 == 1).collect();
-            let counts = ListCounts { rows: 9, fallback_rows: 2, short_lists: 1, recommended };
+            let counts =
+                ListCounts { rows: 9, fallback_rows: 2, short_lists: 1, kept: 3, recommended };
             let json = serde_json::to_string(&counts).unwrap();
             assert_eq!(serde_json::from_str::<ListCounts>(&json).unwrap(), counts, "{json}");
         }

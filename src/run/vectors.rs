@@ -31,8 +31,17 @@ pub(super) struct VectorRows<'a> {
 pub(super) enum Owners<'a> {
     /// The items kept, by their index.
     Items(&'a Ids),
-    /// The users of a shard, of so many shards.
-    Users(&'a Histories, u32),
+    /// The users of a shard.
+    Users(UsersOf<'a>),
+}
+
+/// The users of a shard.
+#[derive(Clone, Copy)]
+pub(super) struct UsersOf<'a> {
+    pub(super) shard: &'a Histories,
+    pub(super) n_shards: u32,
+    /// Digests of their histories.
+    pub(super) digests: &'a [i64],
 }
 
 impl VectorRows<'_> {
@@ -45,7 +54,7 @@ impl VectorRows<'_> {
     fn published_idx(&self, row: u32) -> i64 {
         match self.owners {
             Owners::Items(_) => i64::from(row),
-            Owners::Users(shard, _) => shard.published_idx(row as usize),
+            Owners::Users(of) => of.shard.published_idx(row as usize),
         }
     }
 
@@ -53,7 +62,7 @@ impl VectorRows<'_> {
     fn vector_id(&self, row: u32) -> i64 {
         let ids = match self.owners {
             Owners::Items(ids) => ids,
-            Owners::Users(shard, _) => &shard.user_ids,
+            Owners::Users(of) => &of.shard.user_ids,
         };
         match ids {
             Ids::Int(ids) => ids[row as usize],
@@ -116,7 +125,9 @@ pub(super) fn user_files(
     spec: &OutputSpec,
     users: &VectorRows<'_>,
 ) -> Result<Vec<PublishedFile>> {
-    let Owners::Users(shard, n_shards) = users.owners else { panic!("items have no shard") };
+    let Owners::Users(UsersOf { shard, n_shards, .. }) = users.owners else {
+        panic!("items have no shard")
+    };
     let embeddings = embeddings(spec, users);
     let table = write_table(tables, users, embeddings, shard.shard, n_shards);
     let vectors = vector_files(spec, users).map(|file| write_vectors(tables, file, users));
@@ -165,10 +176,13 @@ fn table_batch(
     let batch = match rows.owners {
         Owners::Items(ids) => ItemFactorRows { item: owners(ids), item_idx: idx, embedding }
             .into_batch(tables.ids, embeddings),
-        Owners::Users(shard, _) => {
-            UserFactorRows { user: owners(&shard.user_ids), user_idx: idx, embedding }
-                .into_batch(tables.ids, embeddings)
+        Owners::Users(UsersOf { shard, digests, .. }) => UserFactorRows {
+            user: owners(&shard.user_ids),
+            user_idx: idx,
+            history_digest: rows.kept.iter().map(|&row| digests[row as usize]).collect(),
+            embedding,
         }
+        .into_batch(tables.ids, embeddings),
     };
     Ok(batch?)
 }
@@ -200,7 +214,7 @@ fn file_name(file: &Vectors, rows: &VectorRows<'_>) -> String {
     let (table, ending) = (file.of.table(), file.kind.ending());
     match rows.owners {
         Owners::Items(_) => format!("{table}.{ending}"),
-        Owners::Users(shard, n_shards) => {
+        Owners::Users(UsersOf { shard, n_shards, .. }) => {
             format!("{table}.part-{:05}-of-{n_shards:05}.{ending}", shard.shard)
         }
     }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::search::{Hit, nearest};
 use super::tables::Tables;
-use super::vectors::{Owners, VectorRows, item_files, scaled_to_one, user_files};
+use super::vectors::{Owners, UsersOf, VectorRows, item_files, scaled_to_one, user_files};
 use crate::job::spec::{EmbeddingType, Output as OutputSpec, VectorType, Vectors, VectorsOf};
 use crate::schema::IdTypes;
 use crate::schema::vectors::Metric;
@@ -147,7 +147,10 @@ fn items_have_a_table_and_every_file_that_is_asked_for() {
 fn a_table_of_factors_has_the_rows_that_are_kept() {
     let run = Run::new();
     let shard = shard(names(&["ann", "bo", "cy"]));
-    let users = VectorRows { owners: Owners::Users(&shard, 64), ..items(&shard.user_ids, &[0, 2]) };
+    let users = VectorRows {
+        owners: Owners::Users(UsersOf { shard: &shard, n_shards: 64, digests: &[7, 8, 9] }),
+        ..items(&shard.user_ids, &[0, 2])
+    };
     let ids = IdTypes { user: IdType::Utf8, ..IDS };
     for embeddings in [EmbeddingType::FixedSizeList, EmbeddingType::List] {
         let spec = OutputSpec { embeddings, ..spec(VectorsOf::ItemFactors) };
@@ -167,6 +170,7 @@ fn a_table_of_factors_has_the_rows_that_are_kept() {
             EmbeddingType::List => batch.column(2).as_list::<i32>().value(1),
         };
         assert_eq!(last.as_primitive::<Float32Type>().values(), &[1.0, -1.0]);
+        assert_eq!(batch.column(3).as_primitive::<Int64Type>().values(), &[7, 9]);
     }
 }
 
@@ -174,7 +178,10 @@ fn a_table_of_factors_has_the_rows_that_are_kept() {
 fn ids_that_are_no_integers_are_published_indices() {
     let run = Run::new();
     let shard = shard(names(&["ann", "bo", "cy"]));
-    let users = VectorRows { owners: Owners::Users(&shard, 64), ..items(&shard.user_ids, &[0, 2]) };
+    let users = VectorRows {
+        owners: Owners::Users(UsersOf { shard: &shard, n_shards: 64, digests: &[7, 8, 9] }),
+        ..items(&shard.user_ids, &[0, 2])
+    };
     let ids = IdTypes { user: IdType::Utf8, ..IDS };
     let files = user_files(&run.tables(ids), &spec(VectorsOf::UserFactors), &users).unwrap();
     let path = "runs/2026-11-22/run/vectors/user_factors.part-00017-of-00064.flat_ip.faiss";

@@ -1,10 +1,11 @@
-//! Where the fit of the factors begins: from scratch, or from the item factors that readers saw.
+//! Where the fit of the factors begins: from scratch, or from the item factors that readers saw; or that
+//! there is none, and these stay.
 //!
 //! Which it is follows from what is published, is settled once per run id, and stands in the manifest;
 //! so the same runs in the same order give the same bytes, in any number of processes.
 
 use anyhow::{Context, Result, anyhow};
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Float32Type;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use super::{Job, Refused, Worker, changes, input_file, sha256_hex};
 use crate::job::Spec;
 use crate::job::spec::Als;
 use crate::kernels::als::stride;
-use crate::schema::{IdColumn, tables};
+use crate::schema::{IdColumn, Table, tables};
 use crate::store::{
     EarlierRun, FitStart, InputFile, Location, Manifest, ManifestInput, Output, PublishedFile,
     RunPath, footer, read_row_group,
@@ -25,9 +26,25 @@ use crate::store::{
 pub(super) struct WarmStart {
     /// What the manifest says.
     pub(super) start: FitStart,
-    /// The files of the item factors to go on from; none from scratch.
+    /// The files to go on from; none from scratch.
     files: Vec<PublishedFile>,
+    /// Of a run without a fit of its own.
+    fold_in: Option<Stays>,
 }
+
+/// What of the earlier generation stays where nothing is new.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stays {
+    /// Whether factors of users may: they are in the same shards.
+    users: bool,
+    /// Whether their lists may as well: the job is the same to the letter.
+    lists: bool,
+    /// The space of the factors.
+    embedding_space_id: Option<String>,
+}
+
+/// The column that says whether something is new about a user.
+pub(super) const DIGEST: &str = "history_digest";
 
 /// Settles where the fit of this run begins. `None` in a job whose fits all begin from scratch.
 pub(super) fn settle(
@@ -90,16 +107,33 @@ fn look(
         Ok(found) => found,
         Err(why) => {
             job.observer.note("als", &format!("the factors begin from scratch: {why}"));
-            return Ok(WarmStart { start, files: Vec::new() });
+            return Ok(WarmStart { start, files: Vec::new(), fold_in: None });
         }
     };
     let generation = run.generation;
-    job.observer.note("als", &format!("goes on from the item factors of generation {generation}"));
     start.since = Some(EarlierRun { generation, run_id: run.run_id.clone() });
     start.runs = runs + 1;
+    let fold_in = (section.warm_iterations == Some(0)).then(|| stays(job, &manifest));
+    let done = if fold_in.is_some() { "keeps" } else { "goes on from" };
+    job.observer.note("als", &format!("{done} the item factors of generation {generation}"));
+    let [of_users, of_lists] =
+        fold_in.as_ref().map_or([false; 2], |stays| [stays.users, stays.lists]);
     let mut files = manifest.files;
-    files.retain(|file| file.table == tables::ITEM_FACTORS.name);
-    Ok(WarmStart { start, files })
+    files.retain(|file| match file.table.as_str() {
+        "item_factors" => true,
+        "user_factors" => of_users,
+        "items" | "user_top_k" | "user_top_k_lists" => of_lists,
+        _ => false,
+    });
+    Ok(WarmStart { start, files, fold_in })
+}
+
+/// What of the generation of `manifest` stays.
+fn stays(job: &Job<'_>, manifest: &Manifest) -> Stays {
+    let users = manifest.shards == job.plan.n_shards;
+    let same_job = manifest.spec_sha256 == sha256_hex(job.plan.spec.resolved().as_bytes());
+    let embedding_space_id = manifest.embedding_space_id.clone();
+    Stays { users, lists: users && same_job, embedding_space_id }
 }
 
 /// How many runs in a row the earlier one ended, if this one may go on from it.
@@ -148,66 +182,123 @@ impl WarmStart {
         since.map_or("als".to_owned(), |run| format!("als_since_{}", run.generation))
     }
 
-    /// Puts the earlier factors of items that are known into `rows`, `[n_items, stride]`; the others stay as
-    /// they are. Nothing from scratch.
+    /// Whether item factors stay, and there is no fit.
+    pub(super) fn folds_in(&self) -> bool {
+        self.fold_in.is_some()
+    }
+
+    /// The space of the factors, where it is that of the earlier generation.
+    pub(super) fn embedding_space_id(&self) -> Option<String> {
+        self.fold_in.as_ref()?.embedding_space_id.clone()
+    }
+
+    /// Whether lists of users may stay.
+    pub(super) fn keeps_lists(&self) -> bool {
+        self.fold_in.as_ref().is_some_and(|stays| stays.lists)
+    }
+
+    /// The earlier files of a table, with the number of each.
+    pub(super) fn files<'s>(
+        &'s self,
+        output: &'s Output,
+        table: &'static Table,
+    ) -> impl Iterator<Item = (u32, InputFile)> + 's {
+        let files = self.files.iter().filter(move |file| file.table == table.name);
+        files.filter_map(|file| Some((RunPath::part_of(&file.path)?, output.input_file(file))))
+    }
+
+    /// Puts the earlier factors of items that are known into `rows`, `[n_items, stride]`, and says which
+    /// these are; the others stay as they are. None from scratch.
     ///
     /// # Errors
     /// The earlier files cannot be read, or are not what a run writes.
-    pub(super) fn fill(
+    pub(super) fn fill_items(
         &self,
         output: &Output,
         prepared: &Prepared,
         n_factors: usize,
         rows: &mut [f32],
-    ) -> Result<()> {
-        let location = output.location();
-        for file in &self.files {
-            let file = output.input_file(file);
-            fill_from(&location, &file, prepared, n_factors, rows)
-                .with_context(|| format!("\"{}\" cannot be gone on from", file.url))?;
+    ) -> Result<Vec<bool>> {
+        let stride = stride(n_factors);
+        let mut is_known = vec![false; prepared.item_ids.len()];
+        for (_, file) in self.files(output, &tables::ITEM_FACTORS) {
+            let columns = ["item_id", tables::EMBEDDING];
+            let take = |_: &RecordBatch, ids: &IdColumn, vectors: &[f32]| {
+                for (row, vector) in vectors.chunks_exact(n_factors).enumerate() {
+                    if let Some(item) = prepared.item_ids.find_sorted(ids.get(row)) {
+                        rows[item * stride..][..n_factors].copy_from_slice(vector);
+                        is_known[item] = true;
+                    }
+                }
+                Ok(())
+            };
+            if !each_vector(&output.location(), &file, n_factors, &columns, take)? {
+                return Err(anyhow!("\"{}\" cannot be gone on from: it has no vectors", file.url));
+            }
         }
-        Ok(())
+        Ok(is_known)
     }
 }
 
-fn fill_from(
+/// Gives the batches of an earlier table of factors, with the ids, which come first, and the vectors end to
+/// end. `columns` hold both, in the order of the table. Whether the file has all of them; nothing is given else.
+///
+/// # Errors
+/// The file cannot be read, or is not what a run writes.
+pub(super) fn each_vector(
     location: &Location,
     file: &InputFile,
-    prepared: &Prepared,
     n_factors: usize,
-    rows: &mut [f32],
-) -> Result<()> {
-    let footer = footer(location, file)?;
-    for row_group in 0..footer.n_row_groups() {
-        for batch in read_row_group(location, file, &footer, row_group, &["item_id", "embedding"])?
-        {
-            let batch = batch?;
-            let ids = IdColumn::try_new(batch.column(0))?;
-            let vectors = batch.column(1);
-            let (numbers, width) =
-                match (vectors.as_fixed_size_list_opt(), vectors.as_list_opt::<i32>()) {
-                    (Some(vectors), _) => (vectors.values(), Some(vectors.value_length() as usize)),
-                    (None, Some(vectors)) => (vectors.values(), None),
-                    (None, None) => {
-                        return Err(anyhow!("its vectors are of type {}", vectors.data_type()));
-                    }
-                };
-            let numbers = numbers
-                .as_primitive_opt::<Float32Type>()
-                .ok_or_else(|| anyhow!("its vectors hold no 32-bit floats"))?
-                .values();
-            let is_whole = numbers.len() == ids.len() * n_factors
-                && width.is_none_or(|width| width == n_factors)
-                && numbers.iter().all(|number| number.is_finite());
-            if !is_whole || ids.null_count() > 0 {
-                return Err(anyhow!("it does not have {n_factors} numbers for each item"));
-            }
-            for (row, vector) in numbers.chunks_exact(n_factors).enumerate() {
-                if let Some(item) = prepared.item_ids.find_sorted(ids.get(row)) {
-                    rows[item * stride(n_factors)..][..n_factors].copy_from_slice(vector);
+    columns: &[&str],
+    mut give: impl FnMut(&RecordBatch, &IdColumn, &[f32]) -> Result<()>,
+) -> Result<bool> {
+    each_batch(location, file, columns, |batch| {
+        let ids = IdColumn::try_new(batch.column(0))?;
+        let vectors = batch.column_by_name(tables::EMBEDDING).expect("it was asked for");
+        let (numbers, width) =
+            match (vectors.as_fixed_size_list_opt(), vectors.as_list_opt::<i32>()) {
+                (Some(vectors), _) => (vectors.values(), Some(vectors.value_length() as usize)),
+                (None, Some(vectors)) => (vectors.values(), None),
+                (None, None) => {
+                    return Err(anyhow!("its vectors are of type {}", vectors.data_type()));
                 }
+            };
+        let numbers = numbers
+            .as_primitive_opt::<Float32Type>()
+            .ok_or_else(|| anyhow!("its vectors hold no 32-bit floats"))?
+            .values();
+        let is_whole = numbers.len() == ids.len() * n_factors
+            && width.is_none_or(|width| width == n_factors)
+            && numbers.iter().all(|number| number.is_finite());
+        if !is_whole || ids.null_count() > 0 {
+            return Err(anyhow!("it does not have {n_factors} numbers for each id"));
+        }
+        give(batch, &ids, numbers)
+    })
+}
+
+/// Gives the batches of a file of the earlier generation, columns in the order of the table. Whether the file
+/// has all of them, as those of older versions may not; nothing is given else.
+///
+/// # Errors
+/// The file cannot be read, and what `give` says.
+pub(super) fn each_batch(
+    location: &Location,
+    file: &InputFile,
+    columns: &[&str],
+    mut give: impl FnMut(&RecordBatch) -> Result<()>,
+) -> Result<bool> {
+    let mut read = || -> Result<bool> {
+        let footer = footer(location, file)?;
+        if columns.iter().any(|column| footer.schema().column_with_name(column).is_none()) {
+            return Ok(false);
+        }
+        for row_group in 0..footer.n_row_groups() {
+            for batch in read_row_group(location, file, &footer, row_group, columns)? {
+                give(&batch?)?;
             }
         }
-    }
-    Ok(())
+        Ok(true)
+    };
+    read().with_context(|| format!("\"{}\" cannot be gone on from", file.url))
 }

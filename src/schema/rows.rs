@@ -53,6 +53,7 @@ pub struct ItemRows<'a> {
     pub last_event: Vec<Option<i64>>,
     pub eligible: Vec<bool>,
     pub reason: Vec<Option<&'a str>>,
+    pub recommendable: Vec<bool>,
 }
 
 impl ItemRows<'_> {
@@ -68,6 +69,7 @@ impl ItemRows<'_> {
             times(self.last_event),
             Arc::new(BooleanArray::from(self.eligible)),
             Arc::new(StringArray::from(self.reason)),
+            Arc::new(BooleanArray::from(self.recommendable)),
         ];
         batch(&tables::ITEMS, ids, columns)
     }
@@ -325,6 +327,7 @@ pub struct UserFactorRows<'a> {
     pub user: IdRows<'a>,
     pub user_idx: Vec<i64>,
     pub embedding: Vec<f32>,
+    pub history_digest: Vec<i64>,
 }
 
 impl UserFactorRows<'_> {
@@ -338,6 +341,7 @@ impl UserFactorRows<'_> {
             self.user.to_array(ids.user)?,
             Arc::new(Int64Array::from(self.user_idx)),
             embeddings.array(self.embedding),
+            Arc::new(Int64Array::from(self.history_digest)),
         ];
         factors_batch(&tables::USER_FACTORS, ids, embeddings, columns)
     }

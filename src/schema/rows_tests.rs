@@ -63,6 +63,7 @@ fn rows_of_items_and_users_become_batches() {
         last_event: vec![Some(2), None],
         eligible: vec![true, false],
         reason: vec![None, Some("too_few_users")],
+        recommendable: vec![false, true],
     };
     let batch = batch.into_batch(IDS).unwrap();
     assert_schema(&tables::ITEMS, &batch, 2);
@@ -167,7 +168,12 @@ fn factors_become_a_fixed_size_or_a_plain_list() {
         };
         let item = item.into_batch(IDS, embeddings).unwrap();
         assert_eq!(item.schema(), tables::ITEM_FACTORS.arrow_schema_with(IDS, embeddings));
-        let user = UserFactorRows { user: IdRows::all(&users), user_idx: vec![0, 1], embedding };
+        let user = UserFactorRows {
+            user: IdRows::all(&users),
+            user_idx: vec![0, 1],
+            history_digest: vec![-1, 7],
+            embedding,
+        };
         let user = user.into_batch(IDS, embeddings).unwrap();
         assert_eq!(user.schema(), tables::USER_FACTORS.arrow_schema_with(IDS, embeddings));
         let last = match fixed_size {
@@ -175,7 +181,12 @@ fn factors_become_a_fixed_size_or_a_plain_list() {
             false => user.column(2).as_list::<i32>().value(1),
         };
         assert_eq!(last.as_primitive::<Float32Type>().values(), &[3.0, 4.0]);
-        let none = UserFactorRows { user: rows(&users, &[]), user_idx: vec![], embedding: vec![] };
+        let none = UserFactorRows {
+            user: rows(&users, &[]),
+            user_idx: vec![],
+            history_digest: vec![],
+            embedding: vec![],
+        };
         assert_eq!(none.into_batch(IDS, embeddings).unwrap().num_rows(), 0);
     }
 }

@@ -89,6 +89,12 @@ pub static ITEMS: Table = Table {
             "Why the item is not eligible: `too_few_users`, or `outside_window` where no event in the \
              window has a weight; null where it is.",
         ),
+        required(
+            "recommendable",
+            Bool,
+            "",
+            "Whether `[items]` and `[deny]` let the item stand in lists. Those hold eligible items only.",
+        ),
     ],
     example: "SELECT reason, count(*) AS n_items FROM items GROUP BY reason ORDER BY n_items DESC;",
 };
@@ -335,6 +341,13 @@ pub static USER_FACTORS: Table = Table {
         USER_ID,
         required("user_idx", Int64, "", "shard * 2^32 + row in the shard. Belongs to this run."),
         required(EMBEDDING, Embedding, "", EMBEDDING_MEANING),
+        required(
+            "history_digest",
+            Int64,
+            "",
+            "Digest of the history that the vector and the list were made from: where it is that of an \
+             earlier run, nothing about the user is new.",
+        ),
     ],
     example: "SELECT item_id, list_inner_product(u.embedding, i.embedding) AS score \
               FROM user_factors AS u, item_factors AS i WHERE user_id = 42 \

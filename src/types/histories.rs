@@ -1,5 +1,7 @@
 //! The sharded histories: what every model reads.
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::{Ids, ItemIdx};
 
 /// Item lists of consecutive users, end to end.
@@ -85,6 +87,37 @@ impl Histories {
         (&self.interactions.items[range.clone()], &self.affinities[range])
     }
 
+    /// A digest of what each user's factors and list follow from: items and affinities for and against, and
+    /// what is never to be recommended. Numbers of rows and items are not in it, so it stays the same from run
+    /// to run. `item_hashes`, `[n_items]`, stand for the items.
+    ///
+    /// # Panics
+    /// If an item is not below `n_items`.
+    pub fn digests(&self, item_hashes: &[u64]) -> Vec<i64> {
+        let mut words: Vec<u8> = Vec::new();
+        let digest = |row| {
+            words.clear();
+            let mut push = |word: u64| words.extend_from_slice(&word.to_le_bytes());
+            let (items, affinities) = self.of(row);
+            push(items.len() as u64);
+            for (item, &affinity) in items.iter().zip(affinities) {
+                push(item_hashes[item.index()]);
+                push(affinity as u64);
+            }
+            if !self.dislikes.items.is_empty() {
+                for at in self.dislikes.range(row) {
+                    push(item_hashes[self.dislikes.items[at].index()]);
+                    push(self.dislike_affinities[at] as u64);
+                }
+            }
+            let seen = self.seen.of(row);
+            push(seen.len() as u64);
+            seen.iter().for_each(|item| push(item_hashes[item.index()]));
+            xxh3_64(&words) as i64
+        };
+        (0..self.n_users()).map(digest).collect()
+    }
+
     /// What each user says of items: affinities less what speaks against the item. Pairs that come
     /// to 0 say nothing and are left out.
     pub fn with_dislikes(&self) -> (ItemLists, Vec<i64>) {
@@ -120,6 +153,45 @@ impl Histories {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_digest_changes_with_whatever_a_user_did_and_with_nothing_else() {
+        let lists = |ends: &[u32], items: &[u32]| ItemLists {
+            ends: ends.to_vec(),
+            items: items.iter().copied().map(ItemIdx).collect(),
+        };
+        let digest = |liked: &[u32], affinities: &[i64], disliked: &[u32], seen: &[u32]| {
+            // Another user before and behind.
+            let around = |list: &[u32]| {
+                let end = list.len() as u32 + 1;
+                lists(&[1, end, end + 1], &[&[0], list, &[1]].concat())
+            };
+            let histories = Histories {
+                shard: 0,
+                user_ids: Ids::Int(vec![1, 2, 3]),
+                interactions: around(liked),
+                affinities: [&[5], affinities, &[6]].concat(),
+                dislikes: around(disliked),
+                dislike_affinities: vec![-1; disliked.len() + 2],
+                seen: around(seen),
+                segments: Vec::new(),
+                facts: Vec::new(),
+            };
+            histories.digests(&[10, 11, 12, 13, 14])
+        };
+        let all = [
+            digest(&[1, 2], &[3, 4], &[], &[1, 2]),
+            digest(&[1, 3], &[3, 4], &[], &[1, 2]),
+            digest(&[1, 2], &[3, 5], &[], &[1, 2]),
+            digest(&[1, 2], &[3, 4], &[4], &[1, 2]),
+            digest(&[1, 2], &[3, 4], &[], &[1, 2, 4]),
+            digest(&[1], &[3], &[2], &[1, 2]),
+        ];
+        for (at, digests) in all.iter().enumerate() {
+            assert!(all[..at].iter().all(|other| other[1] != digests[1]), "{at}");
+            assert_eq!((digests[0], digests[2]), (all[0][0], all[0][2]), "{at}: others' digests");
+        }
+    }
 
     #[test]
     fn dislikes_are_taken_off_affinities() {

@@ -26,9 +26,14 @@ pub struct Als {
     /// `--sample-users`, and now and then, see `warm_runs_max`. Factors then depend on the runs before: the
     /// same runs in the same order, from the first on, give the same bytes. `fit_start` in the manifest says
     /// where a fit began.
+    ///
+    /// 0: there is no fit between those from scratch. Items keep their vectors, so an index of them stays as it
+    /// is; users with a new history are solved from them, then new items from all users. Everybody else
+    /// keeps vector and list (`history_digest` of `user_factors` tells who), where `als` alone ranks; what
+    /// lists may hold since is put in. With `half_life_days` every history is new each day.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(
-        range(min = 1, max = 10_000),
+        range(min = 0, max = 10_000),
         extend("x-unit" = "iterations", "x-default" = "every fit begins from scratch"),
         example = 3
     )]
