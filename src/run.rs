@@ -36,7 +36,6 @@ mod counts;
 #[cfg(test)]
 mod crash_tests;
 mod earlier_lists;
-mod fold_in;
 #[cfg(test)]
 mod fold_in_tests;
 mod forget;

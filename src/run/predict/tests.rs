@@ -173,7 +173,14 @@ fn a_fit_predicts_the_runs_it_was_made_of() {
 /// shard and counts. Rows of users are in none of them.
 #[test]
 fn als_sends_nothing_of_single_users() {
-    let source = include_str!("../als.rs");
+    let source = [
+        include_str!("../als.rs"),
+        include_str!("../als/exchange.rs"),
+        include_str!("../als/fit.rs"),
+        include_str!("../als/fold_in.rs"),
+        include_str!("../als/observed.rs"),
+    ]
+    .concat();
     let calls: Vec<&str> = source.lines().filter(|line| line.contains("collectives.")).collect();
     let payloads = [
         "all_gather(encoded",
