@@ -121,13 +121,7 @@ impl Factors {
     }
 
     /// Solves for some users of a shard, `[n_users]`, from the item factors as they are; `at` is its place.
-    fn fold_in(
-        &self,
-        at: usize,
-        shard: &Histories,
-        solved: &[bool],
-        x: &mut [f32],
-    ) -> Result<()> {
+    fn fold_in(&self, at: usize, shard: &Histories, solved: &[bool], x: &mut [f32]) -> Result<()> {
         let users = self.observed[at].users(shard, Some(solved));
         let failed = |error| unsolved("the fold-in", "user", &shard.user_ids, 0, error);
         solve_users(x, users, self.system(), self.params(), false).map(drop).map_err(failed)

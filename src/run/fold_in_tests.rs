@@ -1,6 +1,7 @@
 //! Runs between two fits, held against runs that keep no list, and on other numbers of workers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -9,7 +10,7 @@ use super::changes_tests::{current_manifest, rows};
 use super::crash_tests::{published_tables, request};
 use super::state_tests::{Log, Row, put, put_ids, run_on};
 use super::*;
-use crate::store::faults::World;
+use crate::store::faults::{Fault, FaultStore, World};
 use crate::store::witness::objects;
 
 fn spec(rng: &mut ChaCha8Rng) -> String {
@@ -172,4 +173,42 @@ fn who_is_as_before_keeps_factors_and_list_and_all_else_is_as_if_made_anew() {
     let all = [fold_ins, users_kept, users_folded_in, items_folded_in, lists_kept, vectors_new];
     println!("{all:?}");
     assert!(all.iter().zip([60, 200, 60, 20, 100, 60]).all(|(&n, least)| n > least), "{all:?}");
+}
+
+#[test]
+fn a_run_between_fits_that_is_killed_is_made_up_for_by_the_next() {
+    let runtime = IoRuntime::new().unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let spec = spec(&mut rng);
+    let mut rows = |n: usize| (0..n).map(|_| Row::random(&mut rng, 0)).collect::<Vec<Row>>();
+    let before = Log::from([("day-0.parquet".to_owned(), rows(150))]);
+    let mut after = before.clone();
+    after.insert("day-1.parquet".to_owned(), rows(5));
+    let first_day = || {
+        let world = World::new();
+        put(&world, &before, false, 100);
+        put_ids(&world, "item", &[1]);
+        run_on(&world, &runtime, request(&spec, "r0")).unwrap();
+        put(&world, &after, false, 100);
+        world
+    };
+    let calm = first_day();
+    let store = FaultStore::new(&calm, |_| None);
+    runtime.insert_bucket("s3://shop", Arc::new(store.clone()));
+    attempts::run_on(runtime.clone(), request(&spec, "r1")).0.unwrap();
+    let kept = current_manifest(&calm).unwrap().counts["lists_kept"].as_u64().unwrap();
+    assert!(kept > 0, "{spec}");
+    let (wanted, n_calls) = (published_tables(&calm, "without a fault"), store.calls());
+    for number in (0..n_calls).step_by(3) {
+        let fault = [Fault::CrashBefore, Fault::CrashAfter][number as usize % 2];
+        let when = format!("{fault:?} at call {number} of {n_calls}");
+        let world = first_day();
+        let dying = FaultStore::new(&world, move |call| (call.number == number).then_some(fault));
+        runtime.insert_bucket("s3://shop", Arc::new(dying));
+        let died = attempts::run_on(runtime.clone(), request(&spec, "r1")).0;
+        let code = died.as_ref().map_or_else(exit_code, |_| 0);
+        assert!(matches!(code, 0 | 75), "{when}: {died:?}");
+        run_on(&world, &runtime, Request { workers: 2, ..request(&spec, "r2") }).unwrap();
+        assert!(published_tables(&world, &when) == wanted, "{when}: other bytes");
+    }
 }
