@@ -30,7 +30,8 @@ pub struct Als {
     /// 0: there is no fit between those from scratch. Items keep their vectors, so an index of them stays as it
     /// is; users with a new history are solved from them, then new items from all users. Everybody else
     /// keeps vector and list (`history_digest` of `user_factors` tells who), where `als` alone ranks; what
-    /// lists may hold since is put in. With `half_life_days` every history is new each day.
+    /// lists may hold since is put in. Lists fall behind those of a fit by some per cent, the more users are
+    /// new. With `half_life_days` every history is new each day.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(
         range(min = 0, max = 10_000),

@@ -53,10 +53,15 @@ pub(super) fn factors(
     let n_users = factors.kept.iter().map(|of| of.len() as i64).sum();
     let n_kept = factors.kept.iter().flatten().filter(|kept| **kept).count() as i64;
     let sums = worker.shell.collectives.all_reduce_sum(vec![n_users, n_kept])?;
+    let (n_kept, n_folded_in) = (sums[1], sums[0] - sums[1]);
+    let folded_in = format!(
+        "{n_folded_in} users and {n_new} new items are folded in, {n_kept} users are as before"
+    );
+    observer.note("als", &folded_in);
     let told = [
         ("iterations", json!(0)),
-        ("users_kept", json!(sums[1])),
-        ("users_folded_in", json!(sums[0] - sums[1])),
+        ("users_kept", json!(n_kept)),
+        ("users_folded_in", json!(n_folded_in)),
         ("items_folded_in", json!(n_new)),
     ];
     factors.report = told.map(|(key, value)| (key.to_owned(), value)).into_iter().collect();
