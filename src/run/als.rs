@@ -178,6 +178,11 @@ pub(super) fn factors(
     }
 }
 
+/// What the manifest says, key by key.
+fn report<const N: usize>(told: [(&str, Value); N]) -> Map<String, Value> {
+    told.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+}
+
 /// The refusal of a row that cannot be solved.
 fn unsolved(when: &str, what: &str, ids: &Ids, first: usize, error: SolveError) -> anyhow::Error {
     let (row, problem) = match error {

@@ -1,16 +1,15 @@
 //! Runs between two fits, held against runs that keep no list, and on other numbers of workers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::changes_tests::{current_manifest, rows};
 use super::crash_tests::{published_tables, request};
-use super::state_tests::{Log, Row, put, put_ids, run_on};
+use super::state_tests::{Log, Row, assert_made_up_for, put, put_ids, run_on};
 use super::*;
-use crate::store::faults::{Fault, FaultStore, World};
+use crate::store::faults::World;
 use crate::store::witness::objects;
 
 fn spec(rng: &mut ChaCha8Rng) -> String {
@@ -28,11 +27,8 @@ fn spec(rng: &mut ChaCha8Rng) -> String {
     maybe("[history]\nusers_per_item_min = 3\n", 0.5);
     maybe("[deny.items]\nurl = \"s3://shop/items.parquet\"\ncolumn = \"item\"\n", 0.7);
     maybe("[popularity]\n", 0.3);
-    spec.push_str("[als]\nn_factors = 4\niterations = 2\nwarm_iterations = 0\nwarm_runs_max = 3\n");
-    let mut maybe = |text: &'static str, share: f64| {
-        let text = if rng.random_bool(share) { text } else { "" };
-        spec.push_str(text);
-    };
+    let als = "[als]\nn_factors = 4\niterations = 2\nwarm_iterations = 0\nwarm_runs_max = 3\n";
+    maybe(als, 1.0);
     maybe("interactions_per_user_min = 3\n", 0.3);
     maybe("[output]\nurl = \"s3://shop/out/\"\n[top_k]\nk = 3\n", 1.0);
     maybe("shape = \"lists\"\n", 0.5);
@@ -101,8 +97,7 @@ fn who_is_as_before_keeps_factors_and_list_and_all_else_is_as_if_made_anew() {
         let mut before: Option<Manifest> = None;
         for day in 0..rng.random_range(2..6usize) {
             let n_rows = if day == 0 { 150 } else { rng.random_range(0..6) };
-            let mut new = vec![];
-            new.resize_with(n_rows, || Row::random(&mut rng, 0));
+            let mut new: Vec<Row> = (0..n_rows).map(|_| Row::random(&mut rng, 0)).collect();
             // Items of later days are new.
             if day > 0 && rng.random_bool(0.6) {
                 new.iter_mut().for_each(|row| row.item = Some(100 + day as i64));
@@ -171,7 +166,6 @@ fn who_is_as_before_keeps_factors_and_list_and_all_else_is_as_if_made_anew() {
     let Sums { fold_ins, users_kept, users_folded_in, items_folded_in, lists_kept, vectors_new } =
         sums;
     let all = [fold_ins, users_kept, users_folded_in, items_folded_in, lists_kept, vectors_new];
-    println!("{all:?}");
     assert!(all.iter().zip([60, 200, 60, 20, 100, 60]).all(|(&n, least)| n > least), "{all:?}");
 }
 
@@ -192,23 +186,7 @@ fn a_run_between_fits_that_is_killed_is_made_up_for_by_the_next() {
         put(&world, &after, false, 100);
         world
     };
-    let calm = first_day();
-    let store = FaultStore::new(&calm, |_| None);
-    runtime.insert_bucket("s3://shop", Arc::new(store.clone()));
-    attempts::run_on(runtime.clone(), request(&spec, "r1")).0.unwrap();
-    let kept = current_manifest(&calm).unwrap().counts["lists_kept"].as_u64().unwrap();
-    assert!(kept > 0, "{spec}");
-    let (wanted, n_calls) = (published_tables(&calm, "without a fault"), store.calls());
-    for number in (0..n_calls).step_by(3) {
-        let fault = [Fault::CrashBefore, Fault::CrashAfter][number as usize % 2];
-        let when = format!("{fault:?} at call {number} of {n_calls}");
-        let world = first_day();
-        let dying = FaultStore::new(&world, move |call| (call.number == number).then_some(fault));
-        runtime.insert_bucket("s3://shop", Arc::new(dying));
-        let died = attempts::run_on(runtime.clone(), request(&spec, "r1")).0;
-        let code = died.as_ref().map_or_else(exit_code, |_| 0);
-        assert!(matches!(code, 0 | 75), "{when}: {died:?}");
-        run_on(&world, &runtime, Request { workers: 2, ..request(&spec, "r2") }).unwrap();
-        assert!(published_tables(&world, &when) == wanted, "{when}: other bytes");
-    }
+    let outcome = assert_made_up_for(&runtime, &spec, first_day, (3, 2));
+    let Outcome::Published { manifest, .. } = outcome else { panic!("{outcome:?}") };
+    assert!(manifest.counts["lists_kept"].as_u64().unwrap() > 0, "{spec}");
 }

@@ -372,24 +372,37 @@ fn an_incremental_run_killed_at_any_request_is_made_up_for_by_the_next() {
         put(&world, &after, false, 100);
         world
     };
+    let outcome = assert_made_up_for(&runtime, &spec, first_day, (1, 1));
+    assert_eq!(told(&outcome, "state", "shards_rewritten"), Some(json!(0)));
+}
+
+/// Kills the second run at every so many requests, before and after one in turn, and holds what the next one
+/// publishes on `workers` against the outcome without a fault, which is returned. `first_day` is the world
+/// before the second run.
+pub(super) fn assert_made_up_for(
+    runtime: &IoRuntime,
+    spec: &str,
+    first_day: impl Fn() -> World,
+    (every, workers): (usize, usize),
+) -> Outcome {
     let calm = first_day();
     let store = FaultStore::new(&calm, |_| None);
     runtime.insert_bucket("s3://shop", Arc::new(store.clone()));
-    let outcome = attempts::run_on(runtime.clone(), request(&spec, "r1")).0.unwrap();
-    assert_eq!(told(&outcome, "state", "shards_rewritten"), Some(json!(0)));
+    let outcome = attempts::run_on(runtime.clone(), request(spec, "r1")).0.unwrap();
     let (wanted, n_calls) = (published_tables(&calm, "without a fault"), store.calls());
-    for number in 0..n_calls {
+    for number in (0..n_calls).step_by(every) {
         let fault = [Fault::CrashBefore, Fault::CrashAfter][number as usize % 2];
         let when = format!("{fault:?} at call {number} of {n_calls}");
         let world = first_day();
         let dying = FaultStore::new(&world, move |call| (call.number == number).then_some(fault));
         runtime.insert_bucket("s3://shop", Arc::new(dying));
-        let died = attempts::run_on(runtime.clone(), request(&spec, "r1")).0;
+        let died = attempts::run_on(runtime.clone(), request(spec, "r1")).0;
         let code = died.as_ref().map_or_else(exit_code, |_| 0);
         assert!(matches!(code, 0 | 75), "{when}: {died:?}");
-        run_on(&world, &runtime, request(&spec, "r2")).unwrap();
+        run_on(&world, runtime, Request { workers, ..request(spec, "r2") }).unwrap();
         assert!(published_tables(&world, &when) == wanted, "{when}: other bytes");
     }
+    outcome
 }
 
 #[test]

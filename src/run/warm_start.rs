@@ -35,9 +35,7 @@ pub(super) struct WarmStart {
 /// What of the earlier generation stays where nothing is new.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stays {
-    /// Whether factors of users may: they are in the same shards.
-    users: bool,
-    /// Whether their lists may as well: the job is the same to the letter.
+    /// Whether lists of users may: they are in the same shards, and the job is the same to the letter.
     lists: bool,
     /// The space of the factors.
     embedding_space_id: Option<String>,
@@ -53,16 +51,18 @@ pub(super) fn settle(
     (path, date): (&RunPath, Date),
 ) -> Result<Option<WarmStart>> {
     let job = worker.job;
-    let Some(section) = job.plan.spec.als.as_ref().filter(|als| als.warm_iterations.is_some())
-    else {
-        return Ok(None);
-    };
+    let Some(section) = warm_section(&job.plan.spec) else { return Ok(None) };
     let first = worker.shell.index == 0;
     let found = if first { look(job, output, (path, date), section).map(Some) } else { Ok(None) };
     let found = worker.agree(found)?;
     let told = first.then(|| serde_json::to_vec(&found).expect("a start is plain data"));
     let told = worker.shell.collectives.broadcast(0, told.map(Into::into));
     serde_json::from_slice(&told).context("where process 0 begins its fit cannot be read")
+}
+
+/// The section of a job whose fits may go on from what was published.
+fn warm_section(spec: &Spec) -> Option<&Als> {
+    spec.als.as_ref().filter(|als| als.warm_iterations.is_some())
 }
 
 /// What process 0 finds, with a line that says it.
@@ -113,27 +113,22 @@ fn look(
     let generation = run.generation;
     start.since = Some(EarlierRun { generation, run_id: run.run_id.clone() });
     start.runs = runs + 1;
-    let fold_in = (section.warm_iterations == Some(0)).then(|| stays(job, &manifest));
-    let done = if fold_in.is_some() { "keeps" } else { "goes on from" };
+    let folds_in = section.warm_iterations == Some(0);
+    let done = if folds_in { "keeps" } else { "goes on from" };
     job.observer.note("als", &format!("{done} the item factors of generation {generation}"));
-    let [of_users, of_lists] =
-        fold_in.as_ref().map_or([false; 2], |stays| [stays.users, stays.lists]);
+    let users = folds_in && manifest.shards == job.plan.n_shards;
+    let same_job = manifest.spec_sha256 == sha256_hex(job.plan.spec.resolved().as_bytes());
+    let lists = users && same_job;
     let mut files = manifest.files;
     files.retain(|file| match file.table.as_str() {
         "item_factors" => true,
-        "user_factors" => of_users,
-        "items" | "user_top_k" | "user_top_k_lists" => of_lists,
+        "user_factors" => users,
+        "items" | "user_top_k" | "user_top_k_lists" => lists,
         _ => false,
     });
+    let embedding_space_id = manifest.embedding_space_id;
+    let fold_in = folds_in.then_some(Stays { lists, embedding_space_id });
     Ok(WarmStart { start, files, fold_in })
-}
-
-/// What of the generation of `manifest` stays.
-fn stays(job: &Job<'_>, manifest: &Manifest) -> Stays {
-    let users = manifest.shards == job.plan.n_shards;
-    let same_job = manifest.spec_sha256 == sha256_hex(job.plan.spec.resolved().as_bytes());
-    let embedding_space_id = manifest.embedding_space_id.clone();
-    Stays { users, lists: users && same_job, embedding_space_id }
 }
 
 /// How many runs in a row the earlier one ended, if this one may go on from it.
@@ -168,7 +163,7 @@ fn digest(section: &Als) -> String {
 impl WarmStart {
     /// Whether the job of `spec` looks at what was published.
     pub(super) fn is_wanted(spec: &Spec) -> bool {
-        spec.als.as_ref().is_some_and(|als| als.warm_iterations.is_some())
+        warm_section(spec).is_some()
     }
 
     /// Iterations of a fit that begins here.

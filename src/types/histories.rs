@@ -154,12 +154,13 @@ impl Histories {
 mod tests {
     use super::*;
 
+    fn lists(ends: &[u32], items: &[u32]) -> ItemLists {
+        let items = items.iter().copied().map(ItemIdx).collect();
+        ItemLists { ends: ends.to_vec(), items }
+    }
+
     #[test]
     fn a_digest_changes_with_whatever_a_user_did_and_with_nothing_else() {
-        let lists = |ends: &[u32], items: &[u32]| ItemLists {
-            ends: ends.to_vec(),
-            items: items.iter().copied().map(ItemIdx).collect(),
-        };
         let digest = |liked: &[u32], affinities: &[i64], disliked: &[u32], seen: &[u32]| {
             // Another user before and behind.
             let around = |list: &[u32]| {
@@ -195,10 +196,6 @@ mod tests {
 
     #[test]
     fn dislikes_are_taken_off_affinities() {
-        let lists = |ends: &[u32], items: &[u32]| ItemLists {
-            ends: ends.to_vec(),
-            items: items.iter().copied().map(ItemIdx).collect(),
-        };
         let histories = Histories {
             shard: 0,
             user_ids: Ids::Int(vec![1, 2, 3]),

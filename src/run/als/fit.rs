@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::exchange::{add_up, all_rows, slice, subtrees};
 use super::observed::{Observed, observed};
-use super::{Factors, ITEM_SUMS_BYTES, system, unsolved};
+use super::{Factors, ITEM_SUMS_BYTES, report, system, unsolved};
 use crate::job::spec::Als;
 use crate::kernels::als::gram::{self, gram, rounded};
 use crate::kernels::als::halves::{Halves, largest};
@@ -87,7 +87,7 @@ pub(super) struct Fit<'a> {
     /// Item factors, whole.
     pub(super) items: Vec<f32>,
     /// User factors of this process, shard after shard.
-    pub(super) users: Vec<f32>,
+    users: Vec<f32>,
     /// The side that is held fixed in 16 bits, where it is read so.
     halves: Option<Halves>,
     /// λ of each item.
@@ -570,7 +570,7 @@ impl<'a> Fit<'a> {
     /// What the manifest says of it.
     fn report(&self, losses: &[Loss]) -> Map<String, Value> {
         let all = |of: fn(&Loss) -> f64| json!(losses.iter().map(of).collect::<Vec<_>>());
-        let told = [
+        report([
             ("iterations", json!(losses.len())),
             ("loss", all(|loss| loss.full)),
             ("loss_observed", all(|loss| loss.observed)),
@@ -578,8 +578,7 @@ impl<'a> Fit<'a> {
             ("pairs", json!(self.n_pairs)),
             ("pairs_plain", json!(self.n_plain)),
             ("iteration_seconds", json!(self.iteration_seconds)),
-        ];
-        told.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+        ])
     }
 
     /// Gives users who took no part their factors, and lets go of what only the fit needs.

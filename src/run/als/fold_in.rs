@@ -10,9 +10,9 @@ use arrow::datatypes::Int64Type;
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::Factors;
 use super::fit::Fit;
 use super::observed::{Observed, observed};
+use super::{Factors, report};
 use crate::job::spec::{Als, AlsSolver};
 use crate::kernels::als::gram::{gram, rounded};
 use crate::kernels::als::stride;
@@ -58,13 +58,12 @@ pub(super) fn factors(
         "{n_folded_in} users and {n_new} new items are folded in, {n_kept} users are as before"
     );
     observer.note("als", &folded_in);
-    let told = [
+    factors.report = report([
         ("iterations", json!(0)),
         ("users_kept", json!(n_kept)),
         ("users_folded_in", json!(n_folded_in)),
         ("items_folded_in", json!(n_new)),
-    ];
-    factors.report = told.map(|(key, value)| (key.to_owned(), value)).into_iter().collect();
+    ]);
     Ok(factors)
 }
 
@@ -80,18 +79,13 @@ fn kept_users(
     let (n_factors, stride, digests) = (factors.n_factors, factors.stride, factors.digests(shard));
     let mut files = warm.files(output, &tables::USER_FACTORS);
     let Some((_, file)) = files.find(|&(part, _)| part == shard.shard) else { return Ok(kept) };
-    let mut row = 0;
     let columns = ["user_id", EMBEDDING, DIGEST];
     each_vector(&output.location(), &file, n_factors, &columns, |batch, ids, vectors| {
         let no_digest = || anyhow!("its {DIGEST} holds no 64-bit integers");
         let of_batch = batch.column(2).as_primitive_opt::<Int64Type>().ok_or_else(no_digest)?;
         for (at, vector) in vectors.chunks_exact(n_factors).enumerate() {
-            let user = ids.get(at);
-            while row < shard.n_users() && shard.user_ids.get(row) < user {
-                row += 1;
-            }
-            let is_there = row < shard.n_users() && shard.user_ids.get(row) == user;
-            if is_there && digests[row] == of_batch.value(at) {
+            let row = shard.user_ids.find_sorted(ids.get(at));
+            if let Some(row) = row.filter(|&row| digests[row] == of_batch.value(at)) {
                 kept[row] = true;
                 x[row * stride..][..n_factors].copy_from_slice(vector);
             }
