@@ -228,7 +228,7 @@ impl WarmStart {
                 Ok(())
             };
             if !each_vector(&output.location(), &file, n_factors, &columns, take)? {
-                return Err(anyhow!("\"{}\" cannot be gone on from: it has no vectors", file.url));
+                return Err(anyhow!("it has no vectors")).with_context(|| no_start(&file));
             }
         }
         Ok(is_known)
@@ -295,5 +295,13 @@ pub(super) fn each_batch(
         }
         Ok(true)
     };
-    read().with_context(|| format!("\"{}\" cannot be gone on from", file.url))
+    read().with_context(|| no_start(file))
+}
+
+/// Why a run stops whose earlier generation is not whole.
+fn no_start(file: &InputFile) -> String {
+    format!(
+        "\"{}\" cannot be gone on from; --set als.warm_runs_max=0 begins from scratch",
+        file.url
+    )
 }
