@@ -32,6 +32,16 @@ impl Interner {
         Self { small: Vec::new(), table: CodeTable::sparse(), ids }
     }
 
+    /// Number of ids.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is no id.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
     /// Forgets all ids but keeps the room, for ids of the kind of `like`.
     pub fn begin(&mut self, like: &Ids) {
         self.take_ids();

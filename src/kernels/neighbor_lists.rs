@@ -25,6 +25,14 @@ pub struct Neighbors<'a> {
     pub supports: &'a [u32],
 }
 
+impl<'a> Neighbors<'a> {
+    /// Neighbor, similarity and users, best first.
+    pub fn iter(self) -> impl Iterator<Item = (ItemIdx, f32, u32)> + 'a {
+        let scored = self.items.iter().zip(self.scores).zip(self.supports);
+        scored.map(|((&item, &score), &support)| (item, score, support))
+    }
+}
+
 impl Default for NeighborLists {
     fn default() -> Self {
         Self { offsets: vec![0], items: Vec::new(), scores: Vec::new(), supports: Vec::new() }

@@ -158,6 +158,9 @@ pub trait Simd: Copy {
     /// Whether a ≥ b: a bit per lane, of the first lane the lowest.
     fn at_least(self, a: Self::Lanes, b: Self::Lanes) -> u32;
 
+    /// Which bytes have this bit, from 0: a bit per byte, of the first byte the lowest.
+    fn bytes_with(self, bit: u32, bytes: &[u8; 64]) -> u64;
+
     /// Asks for the cache line of this number, which is read soon.
     fn prefetch<T>(self, number: &T);
 }

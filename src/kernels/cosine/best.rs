@@ -41,13 +41,13 @@ impl Best {
     }
 
     /// The last neighbor, if it can only be replaced by a better one.
-    fn floor(&self) -> Option<(ItemIdx, f32)> {
+    pub(super) fn floor(&self) -> Option<(ItemIdx, f32)> {
         (self.floor != 0).then(|| (item_of(self.floor), score_of(self.floor)))
     }
 
     /// Adds an item, each at most once, unless enough others are better. Whether the floor rose.
     #[inline]
-    fn offer(&mut self, item: ItemIdx, score: f32, support: u32) -> bool {
+    pub(super) fn offer(&mut self, item: ItemIdx, score: f32, support: u32) -> bool {
         let key = key(item, score);
         if key <= self.floor {
             return false;
@@ -148,7 +148,7 @@ impl<'a> Row<'a> {
 }
 
 /// A bound so far below `floor` that a quotient under it stays under `floor` when rounded to f32.
-fn safely_below(floor: f32) -> f64 {
+pub(super) fn safely_below(floor: f32) -> f64 {
     if floor.is_normal() { f64::from(floor) * (1.0 - 1e-6) } else { 0.0 }
 }
 

@@ -8,9 +8,11 @@
 //! | `counts` | rows whose pairs weigh 1 |
 //! | `products` | rows of weighted pairs |
 //! | `best` | the list of a row, and what cannot enter it any more |
+//! | [`pair_counts`] | counts that are kept from run to run |
 
 mod best;
 mod counts;
+pub mod pair_counts;
 mod parts;
 mod products;
 mod ranked;

@@ -186,7 +186,7 @@ fn deal<C: Code>(
 
 /// Cuts lists into at most `n_parts` ranges with about as many entries each: where each starts, and
 /// the end of the last.
-fn bounds(offsets: &[u64], n_parts: usize) -> Vec<usize> {
+pub(super) fn bounds(offsets: &[u64], n_parts: usize) -> Vec<usize> {
     let n_lists = offsets.len() - 1;
     let size = offsets[n_lists].div_ceil(n_parts as u64);
     let starts = (1..n_parts as u64)
@@ -197,7 +197,11 @@ fn bounds(offsets: &[u64], n_parts: usize) -> Vec<usize> {
 }
 
 /// What lies between consecutive bounds.
-fn split<'a, T>(mut entries: &'a mut [T], bounds: &[usize], offsets: &[u64]) -> Vec<&'a mut [T]> {
+pub(super) fn split<'a, T>(
+    mut entries: &'a mut [T],
+    bounds: &[usize],
+    offsets: &[u64],
+) -> Vec<&'a mut [T]> {
     let mut pieces = Vec::with_capacity(bounds.len());
     for part in bounds.windows(2) {
         let size = (offsets[part[1]] - offsets[part[0]]) as usize;

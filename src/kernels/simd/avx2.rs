@@ -130,6 +130,20 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn bytes_with(self, bit: u32, bytes: &[u8; 64]) -> u64 {
+        let mut bits = 0;
+        for half in 0..2 {
+            unsafe {
+                // The bit becomes the highest of its byte; what else moves does not reach that place.
+                let bytes = _mm256_loadu_si256(bytes.as_ptr().add(32 * half).cast());
+                let moved = _mm256_sll_epi16(bytes, _mm_cvtsi32_si128(7 - bit as i32));
+                bits |= u64::from(_mm256_movemask_epi8(moved) as u32) << (32 * half);
+            }
+        }
+        bits
+    }
+
+    #[inline(always)]
     fn fold_four(self, rows: [Self::Lanes; 4]) -> Self::Lanes {
         let mut folded = self.splat(0.0);
         for half in 0..2 {

@@ -118,6 +118,14 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn bytes_with(self, bit: u32, bytes: &[u8; 64]) -> u64 {
+        unsafe {
+            let bytes = _mm512_loadu_si512(bytes.as_ptr().cast());
+            _mm512_test_epi8_mask(bytes, _mm512_set1_epi8((1u8 << bit) as i8))
+        }
+    }
+
+    #[inline(always)]
     fn fold_four(self, rows: [__m512; 4]) -> __m512 {
         let [a, b, c, d] = rows;
         unsafe {

@@ -79,6 +79,11 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
+    fn bytes_with(self, bit: u32, bytes: &[u8; 64]) -> u64 {
+        bytes.iter().rev().fold(0, |bits, byte| bits << 1 | u64::from(byte >> bit & 1))
+    }
+
+    #[inline(always)]
     fn fold_four(self, rows: [Self::Lanes; 4]) -> Self::Lanes {
         std::array::from_fn(|lane| self.fold(rows[lane / 4]))
     }

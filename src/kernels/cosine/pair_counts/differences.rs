@@ -1,0 +1,316 @@
+//! What histories that changed add to the rows of counts.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::kernels::cosine::ranked::BLOCK;
+use crate::kernels::cosine::sorting;
+
+/// Histories before and after, of users for whom these differ.
+///
+/// A user whose history becomes `N` by losing `R` and gaining `A`, so that `K` stays, adds to the pairs of
+/// each item of `A` with those of `N`, of each of `K` with those of `A`, and takes from those of `R`
+/// with what there was and of `K` with `R`. One triangle is counted, so each of these is a **walk**: its
+/// rows, and what to add to each of them from its own code on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Differences {
+    codes: Vec<u16>,
+    walks: Vec<Walk>,
+}
+
+/// Each code of `rows` is counted with all of `with` that are not below it.
+#[derive(Clone, Debug, PartialEq)]
+struct Walk {
+    rows: Range<u32>,
+    with: Range<u32>,
+    minus: bool,
+}
+
+impl Walk {
+    /// Codes that are copied to each row: looking for so few takes longer than counting them.
+    const FEW: usize = 8;
+
+    fn is_short(&self) -> bool {
+        self.with.len() < Self::FEW
+    }
+}
+
+impl Differences {
+    /// Codes that one `Differences` holds before it should be added: each takes 2 bytes, and 8 more while
+    /// they are sorted by row.
+    pub const CODES_AT_ONCE: usize = 1 << 25;
+
+    /// Adds a user, whose history had and has these codes, each ascending. Returns how many pairs are to be
+    /// counted for it: 0 if nothing changed.
+    ///
+    /// # Panics
+    /// If there would be 2³² codes.
+    pub fn push(&mut self, before: &[u16], after: &[u16]) -> u64 {
+        if before == after {
+            return 0;
+        }
+        if before.is_empty() {
+            let all = self.append(after);
+            return self.walk(all.clone(), all, false);
+        }
+        let Split { kept, added, removed } = Split::of(before, after);
+        let kept = self.append(&kept);
+        let mut counted = 0;
+        if !added.is_empty() {
+            let (added, after) = (self.append(&added), self.append(after));
+            counted += self.walk(added.clone(), after, false);
+            counted += self.walk(kept.clone(), added, false);
+        }
+        if !removed.is_empty() {
+            let (removed, before) = (self.append(&removed), self.append(before));
+            counted += self.walk(removed.clone(), before, true);
+            counted += self.walk(kept, removed, true);
+        }
+        counted
+    }
+
+    fn append(&mut self, codes: &[u16]) -> Range<u32> {
+        let start = self.codes.len();
+        self.codes.extend_from_slice(codes);
+        let end = |at: usize| u32::try_from(at).expect("codes are added before there are 2^32");
+        end(start)..end(self.codes.len())
+    }
+
+    /// Half of the pairs of rows and codes, about, are those of one triangle.
+    fn walk(&mut self, rows: Range<u32>, with: Range<u32>, minus: bool) -> u64 {
+        let counted = rows.len() as u64 * with.len() as u64 / 2;
+        if !rows.is_empty() && !with.is_empty() {
+            self.walks.push(Walk { rows, with, minus });
+        }
+        counted
+    }
+
+    /// Adds the users of another.
+    ///
+    /// # Panics
+    /// If there would be 2³² codes.
+    pub fn append_all(&mut self, other: &Self) {
+        let by = self.append(&other.codes).start;
+        let moved = |range: &Range<u32>| range.start + by..range.end + by;
+        let moved = |walk: &Walk| Walk {
+            rows: moved(&walk.rows),
+            with: moved(&walk.with),
+            minus: walk.minus,
+        };
+        self.walks.extend(other.walks.iter().map(moved));
+    }
+
+    /// Whether it holds as much as should be added at once.
+    pub fn is_full(&self) -> bool {
+        self.codes.len() >= Self::CODES_AT_ONCE
+    }
+
+    /// Whether nobody's history changed.
+    pub fn is_empty(&self) -> bool {
+        self.walks.is_empty()
+    }
+
+    pub(super) fn codes(&self) -> &[u16] {
+        &self.codes
+    }
+
+    /// The differences as bytes for the wire.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(8 + 17 * self.walks.len() + 2 * self.codes.len());
+        out.extend_from_slice(&(self.walks.len() as u64).to_le_bytes());
+        for Walk { rows, with, minus } in &self.walks {
+            for bound in [rows.start, rows.end, with.start, with.end] {
+                out.extend_from_slice(&bound.to_le_bytes());
+            }
+            out.push(u8::from(*minus));
+        }
+        self.codes.iter().for_each(|code| out.extend_from_slice(&code.to_le_bytes()));
+        out
+    }
+
+    /// The inverse of [`Differences::encode`].
+    ///
+    /// # Panics
+    /// If `bytes` is nothing that it wrote.
+    pub fn decode(bytes: &[u8]) -> Self {
+        let (n_walks, bytes) = bytes.split_at(8);
+        let n_walks = u64::from_le_bytes(n_walks.try_into().expect("8 bytes")) as usize;
+        let (walks, codes) = bytes.split_at(17 * n_walks);
+        let bound = |walk: &[u8], at: usize| {
+            u32::from_le_bytes(walk[4 * at..4 * at + 4].try_into().expect("4 bytes"))
+        };
+        let walks = walks.chunks_exact(17).map(|walk| Walk {
+            rows: bound(walk, 0)..bound(walk, 1),
+            with: bound(walk, 2)..bound(walk, 3),
+            minus: walk[16] == 1,
+        });
+        let codes = codes.as_chunks::<2>().0.iter().map(|code| u16::from_le_bytes(*code));
+        Self { walks: walks.collect(), codes: codes.collect() }
+    }
+
+    /// The rows among `rows` of walks that `is_wanted`, each with where the codes stand that it is counted
+    /// with, of which there are some.
+    fn each_visit(
+        &self,
+        is_wanted: impl Fn(&Walk) -> bool,
+        among: &Range<usize>,
+        mut give: impl FnMut(usize, Visit),
+    ) {
+        let is_below = |code: &u16| usize::from(*code) < among.start;
+        for walk in self.walks.iter().filter(|walk| is_wanted(walk)) {
+            let rows = &self.codes[walk.rows.start as usize..walk.rows.end as usize];
+            let rows = &rows[rows.partition_point(is_below)..];
+            let with = &self.codes[walk.with.start as usize..walk.with.end as usize];
+            let mut at = with.partition_point(is_below);
+            for &row in rows {
+                while with.get(at).is_some_and(|&code| code < row) {
+                    at += 1;
+                }
+                if usize::from(row) >= among.end || at == with.len() {
+                    break;
+                }
+                let start = walk.with.start + at as u32;
+                give(usize::from(row), Visit { start, end: walk.with.end });
+            }
+        }
+    }
+}
+
+/// What became of a history.
+#[derive(Default)]
+struct Split {
+    kept: Vec<u16>,
+    added: Vec<u16>,
+    removed: Vec<u16>,
+}
+
+impl Split {
+    fn of(before: &[u16], mut after: &[u16]) -> Self {
+        let mut split = Self::default();
+        for &code in before {
+            let smaller = after.iter().take_while(|&&other| other < code).count();
+            split.added.extend_from_slice(&after[..smaller]);
+            after = &after[smaller..];
+            match after.split_first() {
+                Some((&first, rest)) if first == code => {
+                    split.kept.push(code);
+                    after = rest;
+                }
+                _ => split.removed.push(code),
+            }
+        }
+        split.added.extend_from_slice(after);
+        split
+    }
+}
+
+/// Where the codes stand that a row is counted with.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Visit {
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+impl Visit {
+    #[inline(always)]
+    pub(super) fn of(self, codes: &[u16]) -> &[u16] {
+        &codes[self.start as usize..self.end as usize]
+    }
+}
+
+/// What is added to each row, or taken from it.
+pub(super) struct Visits {
+    /// Codes from it on are counted so rarely that a byte holds any sum.
+    pub(super) cut: usize,
+    long: ByRow<Visit>,
+    /// Codes of short ones.
+    short: ByRow<u16>,
+}
+
+impl Visits {
+    /// Sorts walks of one sign by their rows.
+    pub(super) fn new(differences: &Differences, minus: bool, n_codes: usize) -> Self {
+        let is_wanted = |walk: &Walk, is_short| walk.minus == minus && walk.is_short() == is_short;
+        let long = ByRow::new(n_codes, |rows, give| {
+            let is_long = |walk: &Walk| is_wanted(walk, false);
+            differences.each_visit(is_long, rows, |row, visit| give(row, &[visit]));
+        });
+        let short = ByRow::new(n_codes, |rows, give| {
+            let is_short = |walk: &Walk| is_wanted(walk, true);
+            let codes = &differences.codes;
+            differences.each_visit(is_short, rows, |row, visit| give(row, visit.of(codes)));
+        });
+        // A walk counts a code once with each row, at most.
+        let mut n_counted = vec![0u32; n_codes];
+        for walk in differences.walks.iter().filter(|walk| walk.minus == minus) {
+            let with = &differences.codes[walk.with.start as usize..walk.with.end as usize];
+            with.iter().for_each(|&code| n_counted[usize::from(code)] += 1);
+        }
+        let is_often = |&n: &u32| n > u8::MAX.into();
+        let cut = n_counted.iter().rposition(is_often).map_or(0, |last| last + 1);
+        Self { cut: cut.next_multiple_of(BLOCK), long, short }
+    }
+
+    /// What a row is counted with: histories, and single codes.
+    pub(super) fn of(&self, row: usize) -> (&[Visit], &[u16]) {
+        (self.long.of(row), self.short.of(row))
+    }
+
+    /// Whether one of these rows is visited.
+    pub(super) fn any(&self, rows: Range<usize>) -> bool {
+        self.long.any(&rows) || self.short.any(&rows)
+    }
+}
+
+/// Entries sorted by row.
+struct ByRow<T> {
+    offsets: Vec<u64>,
+    entries: Vec<T>,
+}
+
+impl<T: Copy + Default + Send> ByRow<T> {
+    /// Sorts what `each` gives of a range of rows; a thread takes a range.
+    fn new(
+        n_rows: usize,
+        each: impl Fn(&Range<usize>, &mut dyn FnMut(usize, &[T])) + Sync,
+    ) -> Self {
+        let mut counts = vec![0; n_rows];
+        let chunk = n_rows.div_ceil(rayon::current_num_threads()).max(1);
+        counts.par_chunks_mut(chunk).enumerate().for_each(|(part, counts)| {
+            let start = part * chunk;
+            let rows = start..start + counts.len();
+            each(&rows, &mut |row, entries| counts[row - start] += entries.len() as u64);
+        });
+        let offsets = sorting::offsets(counts.into_iter());
+        let mut entries = vec![T::default(); offsets[n_rows] as usize];
+        let bounds = sorting::bounds(&offsets, rayon::current_num_threads());
+        let parts = sorting::split(&mut entries, &bounds, &offsets);
+        bounds.par_windows(2).zip(parts).for_each(|(rows, part)| {
+            let rows = rows[0]..rows[1];
+            let start = offsets[rows.start];
+            let places = offsets[rows.clone()].iter().map(|offset| (offset - start) as usize);
+            let mut next: Vec<usize> = places.collect();
+            each(&rows, &mut |row, entries| {
+                let place = &mut next[row - rows.start];
+                for entry in entries {
+                    part[*place] = *entry;
+                    *place += 1;
+                }
+            });
+        });
+        Self { offsets, entries }
+    }
+
+    fn of(&self, row: usize) -> &[T] {
+        match self.offsets.get(row..row + 2) {
+            Some(&[start, end]) => &self.entries[start as usize..end as usize],
+            _ => &[],
+        }
+    }
+
+    fn any(&self, rows: &Range<usize>) -> bool {
+        let last = self.offsets.len() - 1;
+        self.offsets[rows.start.min(last)] < self.offsets[rows.end.min(last)]
+    }
+}
