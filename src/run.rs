@@ -25,6 +25,7 @@ use crate::store::{
 
 mod als;
 mod attempts;
+mod carried;
 mod changes;
 #[cfg(test)]
 mod changes_tests;
@@ -46,6 +47,7 @@ mod memory;
 #[cfg(test)]
 mod memory_tests;
 mod models;
+mod pair_counts;
 mod planning;
 mod predict;
 mod prepare;
@@ -71,6 +73,7 @@ mod warm_start;
 mod warm_start_tests;
 
 pub use attempts::{report_lost, run, run_reported};
+pub use carried::Carried;
 pub use counts::{Rejected, ScanCounts};
 pub use forget::{ForgetCheck, Forgotten, Holding, forget_check};
 pub use history::{UserEvent, events_of_user};
@@ -147,6 +150,8 @@ pub struct Request {
     pub run_id: String,
     /// Told about progress, on the first worker of each process.
     pub observer: Arc<dyn Observer>,
+    /// What the last run of the job in this process left for this one, which leaves it for the next.
+    pub carried: Option<Arc<Carried>>,
     /// This process's place among several; none for a run in one process.
     pub cluster: Option<Arc<ClusterSeat>>,
 }

@@ -166,6 +166,7 @@ impl Case {
             clock: clock::now_us,
             run_id: clock::run_id(),
             observer: Arc::new(Silent),
+            carried: None,
             cluster: None,
         });
         let Outcome::Published { manifest, .. } = outcome? else {

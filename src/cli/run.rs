@@ -12,7 +12,7 @@ use super::processes::{self, ProcessArgs, Role, Worker};
 use super::telemetry::{self, Telemetry};
 use super::{SpecArgs, clock, default_threads, print, profile, progress, summary};
 use crate::cluster::{Pulse, Verdict};
-use crate::run::{self, Cluster, Outcome, Profile, Refused, Request, StateUse};
+use crate::run::{self, Carried, Cluster, Outcome, Profile, Refused, Request, StateUse};
 
 /// Run a job: read its logs, compute its tables, publish them all or none
 ///
@@ -97,7 +97,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
         return backfill(args, from, to).map(|()| 0);
     }
     match args.processes.role().inspect_err(telemetry::refused)? {
-        Role::Alone => run_here(args, None).map(|()| 0),
+        Role::Alone => run_here(args, None, None).map(|()| 0),
         Role::Worker(worker) => work(args, *worker),
         Role::Supervisor { n_here, n_processes, first } => {
             supervise(args, (n_here, n_processes, first))
@@ -108,10 +108,12 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
 /// Runs the job for one day after the other, as a daily schedule would have done.
 fn backfill(args: &RunArgs, from: &str, to: &str) -> Result<()> {
     let days = days(args, from, to).inspect_err(telemetry::refused)?;
+    let carried = Arc::new(Carried::default());
     for day in &days {
         let spec = SpecArgs { date: Some(day.to_string()), ..args.spec.clone() };
         let of_day = RunArgs { spec, since_last: true, from: None, to: None, ..args.clone() };
-        run_here(&of_day, None).with_context(|| format!("the backfill ends at {day}"))?;
+        run_here(&of_day, None, Some(&carried))
+            .with_context(|| format!("the backfill ends at {day}"))?;
     }
     tracing::info!(days = days.len(), "all days are published");
     Ok(())
@@ -162,15 +164,16 @@ fn supervise(args: &RunArgs, role: (usize, usize, usize)) -> Result<u8> {
 /// Runs the job as one of several processes.
 fn work(args: &RunArgs, worker: Worker) -> Result<u8> {
     worker.begin()?;
-    match run_here(args, Some(&worker)) {
+    match run_here(args, Some(&worker), None) {
         Ok(()) => Ok(0),
         Err(error) if worker.is_echo() => Ok(run::exit_code(&error)),
         Err(error) => Err(error),
     }
 }
 
-fn run_here(args: &RunArgs, worker: Option<&Worker>) -> Result<()> {
+fn run_here(args: &RunArgs, worker: Option<&Worker>, carried: Option<&Arc<Carried>>) -> Result<()> {
     let request = request(args, worker).inspect_err(telemetry::refused)?;
+    let request = Request { carried: carried.cloned(), ..request };
     let (spec, base) = (request.spec.clone(), request.base.clone());
     let (speaks, is_alone) = (request.is_first_process(), worker.is_none());
     let date = request.flags.date.as_deref();
@@ -258,6 +261,7 @@ fn request(args: &RunArgs, worker: Option<&Worker>) -> Result<Request> {
         clock: clock::now_us,
         run_id: processes::run_id()?,
         observer,
+        carried: None,
         cluster,
     })
 }

@@ -86,6 +86,7 @@ pub(super) fn request(spec: &str, run_id: &str) -> Request {
         clock: || 1_790_000_000_000_000,
         run_id: run_id.to_owned(),
         observer: Arc::new(Silent),
+        carried: None,
         cluster: None,
     }
 }

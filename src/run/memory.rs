@@ -5,11 +5,13 @@ use serde::Serialize;
 
 use super::als::ITEM_SUMS_BYTES;
 use super::predict::{self, Cluster};
+use super::prepare::Prepared;
 use super::{Refused, prepare, scan};
 use crate::job::plan::{FilePlan, Plan};
 use crate::job::spec::{HistoryWeights, ItemNeighbors};
 use crate::kernels::als::item_sums::ITEMS_PER_TASK;
 use crate::kernels::als::stride;
+use crate::kernels::cosine::pair_counts::Differences;
 use crate::kernels::item_totals::apart_bytes;
 use crate::types::IdType;
 
@@ -237,6 +239,17 @@ fn neighbor_sizes(section: &ItemNeighbors, all: Sizes, cluster: Cluster) -> (u64
     let listed = (all.items * section.n_neighbors as u64).min(most);
     (pair * all.pairs + coded + numbers + cells, listed)
 }
+
+/// What counts of pairs take beside the counts themselves, while a process of so many threads keeps them:
+/// histories in codes, before and after, and what changes between them, sorted by item.
+pub(super) fn kept_pairs_bytes(prepared: &Prepared, threads: usize) -> u64 {
+    let pairs = prepared.shards.iter().map(|shard| shard.affinities.len() as u64).sum::<u64>();
+    let cells = BLOCK_ROWS * prepared.item_ids.len() as u64 + (1 << 16);
+    6 * pairs + 10 * pairs.min(Differences::CODES_AT_ONCE as u64) + threads as u64 * cells
+}
+
+/// Rows whose pairs a thread counts at once.
+const BLOCK_ROWS: u64 = 64;
 
 /// Rows of a part that is encoded at once.
 const TABLE_ROWS: u64 = 65_536;

@@ -4,11 +4,11 @@ use rayon::prelude::*;
 
 use super::*;
 use crate::job::spec::{Als, Fallback, ItemNeighbors, Ranker, TopK};
-use crate::kernels::CandidateLists;
 use crate::kernels::debias::DebiasWeights;
 use crate::kernels::dictionary::encoded_len;
 use crate::kernels::histories::Calendar;
 use crate::kernels::item_totals::sum_of;
+use crate::kernels::{CandidateLists, NeighborLists};
 use crate::types::{DAY_US, Histories, Ids};
 use als::Factors;
 use checkpoint_parts::{self as parts, Share};
@@ -33,7 +33,7 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     let deleted = side::deleted(job.runtime, &job.plan, &job.request.base);
     let deleted = worker.agree(deleted)?;
     let read_in = prepare_histories(worker, output, &deleted)?;
-    let ReadIn { counts, prepared, segments, facts, state } = read_in;
+    let ReadIn { counts, prepared, segments, facts, state, memory_bytes_bound } = read_in;
     let date = logical_date(job, &counts)?;
     let as_of = rfc3339(as_of_us(job, &prepared.calendar));
     worker.note(|known| {
@@ -54,6 +54,7 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
         segments: &segments,
         facts: &facts,
         warm: warm.as_ref(),
+        memory_bytes_bound,
     };
     let (files, lists) = write_all(worker, sources)?;
     let summary = Summary { counts: &counts, prepared: &prepared, lists: &lists };
@@ -84,6 +85,8 @@ struct ReadIn {
     facts: ItemFacts,
     /// What the next run goes on from; none for a job that is not incremental.
     state: Option<StateManifest>,
+    /// What this process may come to hold.
+    memory_bytes_bound: u64,
 }
 
 /// Scan, dictionary, shuffle, histories; or what a run that died saved of them.
@@ -97,16 +100,16 @@ fn prepare_histories(
     let restored = worker.restore_stage("histories", HISTORIES, |sealed| {
         parts::read_histories_of(sealed, job, pool, &mine)
     });
-    let read_in = match restored {
+    let mut read_in = match restored {
         None => scan_and_prepare(worker, output, deleted)?,
         Some((counts, prepared, state)) => {
             check_counts(worker, &counts)?;
             let (facts, segments) = side_tables(worker, &prepared.dictionary)?;
-            ReadIn { counts, prepared, segments, facts, state }
+            ReadIn { counts, prepared, segments, facts, state, memory_bytes_bound: 0 }
         }
     };
     check_not_empty(&read_in.prepared)?;
-    check_memory(worker, &read_in.prepared)?;
+    read_in.memory_bytes_bound = check_memory(worker, &read_in.prepared)?;
     Ok(read_in)
 }
 
@@ -167,7 +170,7 @@ fn scan_and_prepare(worker: &mut Worker<'_>, output: &Output, deleted: &Deleted)
         });
         Ok(prepared)
     })?;
-    Ok(ReadIn { counts, prepared, segments, facts, state })
+    Ok(ReadIn { counts, prepared, segments, facts, state, memory_bytes_bound: 0 })
 }
 
 /// Refuses counts of the scan that no run may go on with.
@@ -223,7 +226,7 @@ fn check_rejects(plan: &Plan, counts: &ScanCounts) -> Result<()> {
 }
 
 /// Refuses a run whose models would need too much, now that users and items are known.
-fn check_memory(worker: &mut Worker<'_>, prepared: &Prepared) -> Result<()> {
+fn check_memory(worker: &mut Worker<'_>, prepared: &Prepared) -> Result<u64> {
     let shards = &prepared.shards;
     let pairs = |shard: &Histories| shard.interactions.items.len() + shard.dislikes.items.len();
     let own = memory::Sizes {
@@ -242,7 +245,7 @@ fn check_memory(worker: &mut Worker<'_>, prepared: &Prepared) -> Result<()> {
     let mut more = Map::new();
     more.insert("memory_bytes_bound".to_owned(), json!(bound.peak_bytes));
     worker.report("histories", more);
-    Ok(())
+    Ok(bound.peak_bytes)
 }
 
 /// Holds the rows used against those of the last run. A sample has its own number of rows.
@@ -335,6 +338,8 @@ struct Sources<'a> {
     facts: &'a ItemFacts,
     /// Where the fit of the factors begins, if not always from scratch.
     warm: Option<&'a WarmStart>,
+    /// What this process may come to hold, without what it keeps for the next run.
+    memory_bytes_bound: u64,
 }
 
 /// Models of the items that are made in passing.
@@ -412,19 +417,28 @@ fn neighbors(
     section: &ItemNeighbors,
     files: &mut Vec<PublishedFile>,
 ) -> Result<Option<CandidateLists>> {
-    let Sources { tables, prepared, .. } = sources;
+    let Sources { tables, prepared, memory_bytes_bound, .. } = sources;
     let (pool, n_items) = (worker.pool, prepared.item_ids.len());
     let restored = worker.restore_stage("item neighbors", NEIGHBORS, |sealed| {
         parts::read_all_neighbors(sealed, pool, n_items)
     });
-    let compute = |worker: &mut Worker<'_>| {
-        worker.stage("item neighbors", Some((n_items as u64, "items")), |worker| {
-            let lists = models::neighbors(worker, prepared, section);
-            let lists = worker.agree(lists)?;
+    let compute = |worker: &mut Worker<'_>| -> Result<NeighborLists> {
+        let total = Some((n_items as u64, "items"));
+        let (lists, told) = worker.stage("item neighbors", total, |worker| {
+            let kept = pair_counts::neighbors(worker, prepared, section, memory_bytes_bound);
+            let (lists, told) = match worker.agree(kept)? {
+                Some(kept) => kept,
+                None => {
+                    let lists = models::neighbors(worker, prepared, section);
+                    (worker.agree(lists)?, Map::new())
+                }
+            };
             let share = Share::of(worker);
             worker.save(NEIGHBORS, |saving| parts::save_neighbors(&share, saving, &lists));
-            Ok(lists)
-        })
+            Ok((lists, told))
+        })?;
+        worker.report("item neighbors", told);
+        Ok(lists)
     };
     let lists = restored.map_or_else(|| compute(worker), Ok)?;
     let place = (tables.output, tables.path);

@@ -258,13 +258,14 @@ pub(super) fn told(outcome: &Outcome, stage: &str, key: &str) -> Option<Value> {
 #[test]
 fn an_incremental_run_publishes_the_bytes_of_a_full_one() {
     let runtime = IoRuntime::new().unwrap();
-    let (mut n_runs, mut n_updates, mut n_changes) = (0, 0, 0);
+    let (mut n_runs, mut n_updates, mut n_changes, mut n_counted) = (0, 0, 0, 0);
     for seed in seeds() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (spec, has_text) = (spec(&mut rng), rng.random_bool(0.5));
         let group_rows = rng.random_range(3..50);
         let full_spec = spec.replace("[incremental]\nshare_files = true\n", "");
         let (world, mut log, mut lists) = (World::new(), Log::new(), Lists::default());
+        let carried = Arc::new(Carried::default());
         for day in 0..rng.random_range(2..6) {
             change(&mut rng, &mut log, day);
             if log.is_empty() {
@@ -283,7 +284,10 @@ fn an_incremental_run_publishes_the_bytes_of_a_full_one() {
             let before = current_manifest(&world);
             let workers = [1, 3][rng.random_range(0..2usize)];
             let when = format!("seed {seed}, day {day}, {workers} workers, date {date:?}");
-            let incremental = run_on(&world, &runtime, of_day(&spec, "r", workers));
+            // As in a backfill on some days, alone on others.
+            let carried = rng.random_bool(0.7).then(|| carried.clone());
+            let request = Request { carried, ..of_day(&spec, "r", workers) };
+            let incremental = run_on(&world, &runtime, request);
             let other = World::new();
             put(&other, &log, has_text, group_rows);
             put_lists(&other, &lists, has_text);
@@ -310,6 +314,8 @@ fn an_incremental_run_publishes_the_bytes_of_a_full_one() {
                     n_runs += 1;
                     let updated = told(&outcome, "state", "shards_rewritten");
                     n_updates += usize::from(updated.is_some_and(|n| n != json!(4)));
+                    let pairs = told(&outcome, "item neighbors", "pairs");
+                    n_counted += usize::from(pairs == Some(json!("updated")));
                 }
                 (Ok(Outcome::AlreadyPublished { .. }), Ok(_)) => {}
                 (Err(error), Err(of_full)) => {
@@ -322,6 +328,7 @@ fn an_incremental_run_publishes_the_bytes_of_a_full_one() {
     let n_seeds = seeds().count();
     assert!(n_runs > n_seeds && n_updates > n_seeds / 2, "{n_runs} runs, {n_updates} updates");
     assert!(n_changes > 20 * n_seeds, "{n_changes} changes");
+    assert!(n_counted > n_seeds / 4, "counts of pairs were brought up to date in {n_counted} runs");
 }
 
 /// Whether an id of a column is on the lists of what is to be gone.

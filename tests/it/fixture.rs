@@ -90,6 +90,7 @@ impl Sandbox {
             clock: || 1_790_000_000_000_000,
             run_id: format!("with-{workers}-workers"),
             observer: Arc::new(Silent),
+            carried: None,
             cluster: None,
         });
         let Outcome::Published { manifest, .. } = outcome.unwrap() else { panic!("not published") };
