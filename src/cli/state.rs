@@ -94,6 +94,7 @@ fn show(of: &OfGeneration) -> Result<()> {
         "runs_of_a_shard_max": runs_max,
         "runs_that_take_back": state.parts.iter().filter(|part| takes_back(&part.kind)).count(),
         "bytes": state.bytes(),
+        "bytes_of_pair_counts": state.bytes_of_pairs(),
     });
     if of.output.json {
         print(&serde_json::to_string_pretty(&shown)?);
@@ -101,7 +102,8 @@ fn show(of: &OfGeneration) -> Result<()> {
     }
     print(&format!(
         "generation {}, run {}: rows of {} input files, {} as stored, of {} users and {} items\n\
-         {} in {} files, {:.1} bytes per row; {} shards, at most {runs_max} runs each",
+         {} in {} files, {:.1} bytes per row; {} shards, at most {runs_max} runs each\n\
+         {} of them counts of pairs of items, with the histories that they are of",
         run.generation,
         run.run_id,
         HumanCount(state.inputs.len() as u64),
@@ -110,8 +112,9 @@ fn show(of: &OfGeneration) -> Result<()> {
         HumanCount(state.n_items.into()),
         BinaryBytes(state.bytes()),
         HumanCount(state.parts.len() as u64),
-        state.bytes() as f64 / state.stored_rows().max(1) as f64,
+        (state.bytes() - state.bytes_of_pairs()) as f64 / state.stored_rows().max(1) as f64,
         state.shards,
+        BinaryBytes(state.bytes_of_pairs()),
     ));
     Ok(())
 }

@@ -42,6 +42,11 @@ impl Interner {
         self.ids.is_empty()
     }
 
+    /// The ids by code.
+    pub fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
     /// Forgets all ids but keeps the room, for ids of the kind of `like`.
     pub fn begin(&mut self, like: &Ids) {
         self.take_ids();

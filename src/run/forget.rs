@@ -183,10 +183,10 @@ impl Search<'_> {
     /// How many of the ids a file of state holds.
     fn stored(&mut self, part: &store::StatePart) -> Result<usize> {
         let wanted = match part.kind {
-            StateKind::Users { .. } => &self.forgotten.users,
-            StateKind::Items => &self.forgotten.items,
-            // Rows know keys only.
-            StateKind::Rows { .. } => return Ok(0),
+            StateKind::Users { .. } | StateKind::PairUsers { .. } => &self.forgotten.users,
+            StateKind::Items | StateKind::PairItems { .. } => &self.forgotten.items,
+            // Rows know keys only, and counts not even those.
+            StateKind::Rows { .. } | StateKind::PairCounts { .. } => return Ok(0),
         };
         let path = &part.file.path;
         if let Some(&n) = self.seen.get(path) {

@@ -3,16 +3,18 @@
 //! Kept are the counts and the histories that they are counts of. So an update asks nobody why a history
 //! is another: events that came or went, a window that moved, a filter, a person who is to be forgotten.
 
+mod stored;
+
 use std::cmp::{Ordering, Reverse};
 
 use anyhow::Result;
 use rayon::prelude::*;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Worker;
-use super::memory;
 use super::prepare::Prepared;
+use super::{Job, Request, Worker, memory};
 use crate::job::spec::{HistoryWeights, ItemNeighbors};
 use crate::kernels::NeighborLists;
 use crate::kernels::cosine::Params;
@@ -21,16 +23,52 @@ use crate::kernels::cosine::pair_counts::{
 };
 use crate::kernels::dictionary::Interner;
 use crate::kernels::item_totals::sum_of;
-use crate::types::{Histories, Ids, ItemIdx};
+use crate::store::{Output, StateManifest, StatePart};
+use crate::types::{Histories, IdRef, Ids, ItemIdx};
+pub(super) use stored::problem;
 
 /// The counts of one process, with the histories of its shards.
 pub(super) struct KeptPairs {
-    /// Numbers of the items: a code is given once.
-    codes: Interner,
+    codes: Codes,
     counts: PairCounts,
     shards: Vec<Coded>,
-    /// The run that they are of.
-    run: u64,
+    /// Stands for whatever left them, in all processes the same.
+    stamp: u64,
+    /// The files of state that hold them as they were before the last updates.
+    stored: Vec<StatePart>,
+    /// Pairs counted in these.
+    lag: u64,
+    /// Whether they should be written.
+    is_due: bool,
+}
+
+/// Numbers of items, each given once.
+struct Codes {
+    items: Interner,
+    /// By place in `items`.
+    codes: Vec<u16>,
+    /// One above the largest that was given, perhaps to an item that is gone.
+    end: usize,
+}
+
+impl Codes {
+    fn new(ids: &Ids, codes: Vec<u16>, end: usize) -> Self {
+        let mut items = Interner::new_like(ids);
+        ids.iter().for_each(|id| {
+            items.intern(id);
+        });
+        Self { items, codes, end }
+    }
+
+    /// The code of an item, the next one at first sight; `None` where there would be too many.
+    fn of(&mut self, id: IdRef<'_>) -> Option<u16> {
+        let place = self.items.intern(id) as usize;
+        if place == self.codes.len() {
+            self.codes.push(u16::try_from(self.end).ok()?);
+            self.end += 1;
+        }
+        Some(self.codes[place])
+    }
 }
 
 /// The histories of a shard in codes.
@@ -62,6 +100,30 @@ impl Coded {
     }
 }
 
+/// Sorts codes that are all different, a bit each.
+#[derive(Default)]
+struct Sorter {
+    bits: Vec<u64>,
+}
+
+impl Sorter {
+    fn sort(&mut self, codes: &[u16], sorted: &mut Vec<u16>) {
+        sorted.clear();
+        let end = codes.iter().max().map_or(0, |&last| usize::from(last) / 64 + 1);
+        if self.bits.len() < end {
+            self.bits.resize(end, 0);
+        }
+        codes.iter().for_each(|code| self.bits[usize::from(code / 64)] |= 1 << (code % 64));
+        for (word, start) in self.bits[..end].iter_mut().zip((0..).step_by(64)) {
+            let mut left = std::mem::take(word);
+            while left != 0 {
+                sorted.push(start + left.trailing_zeros() as u16);
+                left &= left - 1;
+            }
+        }
+    }
+}
+
 /// What became of the users of a shard.
 #[derive(Default)]
 struct Changes {
@@ -76,6 +138,7 @@ impl Changes {
         let mut changes = Self::default();
         let (mut old, mut new) = (0, 0);
         let (n_old, n_new) = (before.users.len(), after.users.len());
+        let mut sorter = Sorter::default();
         let mut sorted = [Vec::new(), Vec::new()];
         while old < n_old || new < n_new {
             let order = match (old < n_old, new < n_new) {
@@ -91,9 +154,7 @@ impl Changes {
                 continue;
             }
             for (sorted, codes) in sorted.iter_mut().zip([was, is]) {
-                sorted.clear();
-                sorted.extend_from_slice(codes);
-                sorted.sort_unstable();
+                sorter.sort(codes, sorted);
             }
             changes.additions += changes.differences.push(&sorted[0], &sorted[1]);
             changes.users += 1;
@@ -102,36 +163,43 @@ impl Changes {
     }
 }
 
-/// How the counts came about, for the report.
-#[derive(Clone, Copy, PartialEq)]
-enum Way {
-    Counted,
-    Updated,
+/// The lists of all items, and the counts that they were made from, if these are kept.
+pub(super) struct Found {
+    pub(super) lists: NeighborLists,
+    pub(super) kept: Option<KeptPairs>,
+    /// How the counts came about, for the report.
+    pub(super) told: Map<String, Value>,
 }
 
-/// Neighbors of every item, in every process, from the counts that the last run left or that the next is to
-/// find; `None` where a run leaves nothing, or counts would not fit into `limits.memory_bytes_max` beside
-/// the `bytes_bound` of the rest.
+/// Neighbors of every item, in every process, from counts that are kept for the next run; `None` where a
+/// run keeps nothing, or counts would not fit into `limits.memory_bytes_max` beside the `bytes_bound` of the
+/// rest.
 pub(super) fn neighbors(
     worker: &mut Worker<'_>,
+    output: &Output,
     prepared: &Prepared,
     section: &ItemNeighbors,
     bytes_bound: u64,
-) -> Result<Option<(NeighborLists, Map<String, Value>)>> {
-    let Some(carried) = worker.job.request.carried.clone() else { return Ok(None) };
+) -> Result<Option<Found>> {
+    let job = worker.job;
+    let Request { carried, spec, .. } = job.request;
     let (index, peers) = (worker.shell.index, worker.shell.peers);
-    let earlier = carried.take(index, peers);
-    if section.weights != HistoryWeights::Binary || prepared.item_ids.len() > CODES_MAX {
+    let earlier = carried.as_ref().and_then(|carried| carried.take(index, peers));
+    let keeps = carried.is_some() || job.state.is_some();
+    let is_binary = section.weights == HistoryWeights::Binary;
+    if !keeps || !is_binary || prepared.item_ids.len() > CODES_MAX {
         return Ok(None);
     }
     let n_counted = n_counted(worker, prepared)?;
     let bytes = bytes_max(prepared.item_ids.len(), n_counted)
-        + memory::kept_pairs_bytes(prepared, worker.job.threads);
-    if bytes_bound.saturating_add(bytes) > worker.job.plan.spec.limits.memory_bytes_max.0 {
+        + memory::kept_pairs_bytes(prepared, job.threads);
+    let fits = bytes_bound.saturating_add(bytes) <= spec.limits.memory_bytes_max.0;
+    if worker.shell.collectives.all_reduce_min(i64::from(fits)) == 0 {
         return Ok(None);
     }
+    let earlier = earlier.or_else(|| stored(worker, output));
     let earlier = agreed(worker, earlier);
-    let (mut kept, way, users) = updated(worker, prepared, earlier, n_counted)?;
+    let Updated { mut kept, way, users } = Updated::new(worker, prepared, earlier, n_counted)?;
     let params = Params {
         n_neighbors: section.n_neighbors,
         shrinkage: section.shrinkage,
@@ -139,18 +207,64 @@ pub(super) fn neighbors(
         affinity_unit: 1.0,
     };
     let lists = kept.lists(worker, prepared, &params)?;
-    kept.run = run_hash(worker);
-    carried.put(index, peers, kept);
-    worker.job.observer.advance(prepared.item_ids.len() as u64);
-    let told = json!({
-        "pairs": match way {
-            Way::Counted => "counted",
-            Way::Updated => "updated",
-        },
-        "users_counted": users,
-    });
-    let Value::Object(told) = told else { unreachable!("it is an object") };
-    Ok(Some((lists, told)))
+    kept.is_due = kept.stored.is_empty() || LAG_SHARE * kept.lag > n_counted;
+    job.observer.advance(prepared.item_ids.len() as u64);
+    let mut told = Map::new();
+    told.insert("pairs".to_owned(), json!(way));
+    told.insert("users_counted".to_owned(), json!(users));
+    Ok(Some(Found { lists, kept: Some(kept), told }))
+}
+
+/// Counts are written anew when what was counted since is more than one part in so many of all.
+const LAG_SHARE: u64 = 8;
+
+/// Makes the counts part of the state, and leaves them to the next run in this process.
+pub(super) fn keep(
+    worker: &mut Worker<'_>,
+    output: &Output,
+    mut kept: KeptPairs,
+    dictionary: &Ids,
+    state: Option<&mut StateManifest>,
+) -> Result<()> {
+    let job = worker.job;
+    if let (Some(state), Some(plan)) = (state, &job.state) {
+        let base = plan.base_with_the_same_left_out(state);
+        // Others may be gone by now.
+        let is_there = |part: &StatePart| base.is_some_and(|base| base.parts.contains(part));
+        if kept.is_due || plan.writes_all() || !kept.stored.iter().all(is_there) {
+            let written = stored::write(worker, output, &kept, dictionary);
+            let written = serde_json::to_vec(&worker.agree(written)?)?;
+            kept.stored.clear();
+            for part in worker.shell.collectives.all_gather(written.into()) {
+                kept.stored.extend(serde_json::from_slice::<Vec<StatePart>>(&part)?);
+            }
+            kept.stored.sort_unstable_by_key(|part| part.kind);
+            kept.lag = 0;
+        }
+        state.parts.extend(kept.stored.iter().cloned());
+    }
+    if let Some(carried) = &job.request.carried {
+        kept.stamp = xxh3_64(job.run_id.as_bytes());
+        carried.put(worker.shell.index, worker.shell.peers, kept);
+    }
+    Ok(())
+}
+
+/// Leaves the counts of the last generation in the state, of a run that looked at none.
+pub(super) fn leave(job: &Job<'_>, state: &mut StateManifest) {
+    let base = job.state.as_ref().and_then(|plan| plan.base_with_the_same_left_out(state));
+    let parts = base.iter().flat_map(|base| &base.parts).filter(|part| part.is_of_pairs());
+    state.parts.extend(parts.cloned());
+}
+
+/// The counts of the last generation's state.
+fn stored(worker: &Worker<'_>, output: &Output) -> Option<KeptPairs> {
+    let base = worker.job.state.as_ref()?.base()?;
+    stored::read(worker, output, base).unwrap_or_else(|error| {
+        let error = format!("{error:#}");
+        tracing::warn!(error, "the counts of pairs cannot be read; this run counts all pairs");
+        None
+    })
 }
 
 /// Pairs of all histories, each with itself as well.
@@ -165,41 +279,56 @@ fn n_counted(worker: &mut Worker<'_>, prepared: &Prepared) -> Result<u64> {
 
 /// What the last run left, if it left it to all processes.
 fn agreed(worker: &mut Worker<'_>, earlier: Option<KeptPairs>) -> Option<KeptPairs> {
-    let run = earlier.as_ref().map_or(0, |kept| kept.run) as i64;
+    let stamp = earlier.as_ref().map_or(0, |kept| kept.stamp) as i64;
     let collectives = &mut worker.shell.collectives;
-    let (least, most) = (collectives.all_reduce_min(run), collectives.all_reduce_max(run));
+    let (least, most) = (collectives.all_reduce_min(stamp), collectives.all_reduce_max(stamp));
     earlier.filter(|_| least == most)
 }
 
-/// Stands for the run.
-fn run_hash(worker: &Worker<'_>) -> u64 {
-    xxh3_64(worker.job.run_id.as_bytes())
+/// How counts of this run's histories came about.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Way {
+    /// All pairs were counted.
+    Counted,
+    /// Those of users with another history were.
+    Updated,
 }
 
-/// Counts of this run's histories: those of earlier ones brought up to date, or made anew where that
-/// takes fewer additions. With the number of users whose pairs were counted.
-fn updated(
-    worker: &mut Worker<'_>,
-    prepared: &Prepared,
-    earlier: Option<KeptPairs>,
-    n_counted: u64,
-) -> Result<(KeptPairs, Way, i64)> {
-    if let Some(mut kept) = earlier
-        && let Some(code_of) = kept.codes_of(prepared)
-    {
-        let (after, changes) = kept.changes(worker, prepared, &code_of);
-        let (users, additions) = totals(worker, &changes)?;
-        if additions < n_counted {
-            kept.add(worker, after, changes);
-            return Ok((kept, Way::Updated, users));
+/// Counts of this run's histories.
+struct Updated {
+    kept: KeptPairs,
+    way: Way,
+    /// Users whose pairs were counted.
+    users: i64,
+}
+
+impl Updated {
+    /// Brings earlier counts up to date, or makes them anew where that takes fewer additions.
+    fn new(
+        worker: &mut Worker<'_>,
+        prepared: &Prepared,
+        earlier: Option<KeptPairs>,
+        n_counted: u64,
+    ) -> Result<Self> {
+        if let Some(mut kept) = earlier
+            && let Some(code_of) = kept.codes_of(prepared)
+        {
+            let (after, changes) = kept.changes(worker, prepared, &code_of);
+            let (users, additions) = totals(worker, &changes)?;
+            if additions < n_counted {
+                kept.add(worker, after, changes);
+                kept.lag += additions;
+                return Ok(Self { kept, way: Way::Updated, users });
+            }
         }
+        let mut kept = KeptPairs::empty(prepared);
+        let code_of = kept.codes_of(prepared).expect("there is room for all items");
+        let (after, changes) = kept.changes(worker, prepared, &code_of);
+        let (users, _) = totals(worker, &changes)?;
+        kept.add(worker, after, changes);
+        Ok(Self { kept, way: Way::Counted, users })
     }
-    let mut kept = KeptPairs::empty(prepared);
-    let code_of = kept.codes_of(prepared).expect("there is room for all items");
-    let (after, changes) = kept.changes(worker, prepared, &code_of);
-    let (users, _) = totals(worker, &changes)?;
-    kept.add(worker, after, changes);
-    Ok((kept, Way::Counted, users))
 }
 
 /// Users and additions of all processes.
@@ -210,14 +339,35 @@ fn totals(worker: &mut Worker<'_>, changes: &[Changes]) -> Result<(i64, u64)> {
     Ok((sums[0], sums[1] as u64))
 }
 
+/// Adds differences, as many at once as may be held, on the rayon pool of the caller.
+fn add_all(counts: &mut PairCounts, all: impl Iterator<Item = Differences>) {
+    let mut batch = Differences::default();
+    for differences in all {
+        batch.append_all(&differences);
+        if batch.is_full() {
+            counts.add(&batch);
+            batch = Differences::default();
+        }
+    }
+    counts.add(&batch);
+}
+
+/// The number of the file that holds a group of rows: files are dealt to processes.
+fn file_of(group: usize, n_shards: u32) -> u32 {
+    group as u32 % n_shards
+}
+
 impl KeptPairs {
     fn empty(prepared: &Prepared) -> Self {
         let shards = prepared.shards.iter().map(|shard| Coded::empty(&shard.user_ids));
         Self {
-            codes: Interner::new_like(&prepared.item_ids),
+            codes: Codes::new(&prepared.item_ids.new_like(), Vec::new(), 0),
             counts: PairCounts::new(),
             shards: shards.collect(),
-            run: 0,
+            stamp: 0,
+            stored: Vec::new(),
+            lag: 0,
+            is_due: true,
         }
     }
 
@@ -232,10 +382,9 @@ impl KeptPairs {
         popular.sort_unstable();
         let mut code_of = vec![0; n_items];
         for (_, item) in popular {
-            let code = self.codes.intern(prepared.item_ids.get(item));
-            code_of[item] = u16::try_from(code).ok()?;
+            code_of[item] = self.codes.of(prepared.item_ids.get(item))?;
         }
-        (self.codes.len() <= 2 * n_items).then_some(code_of)
+        (self.codes.end <= 2 * n_items).then_some(code_of)
     }
 
     /// This run's histories in codes, and how they differ from those that were counted.
@@ -259,10 +408,12 @@ impl KeptPairs {
     fn add(&mut self, worker: &mut Worker<'_>, after: Vec<Coded>, changes: Vec<Changes>) {
         let (index, peers) = (worker.shell.index, worker.shell.peers);
         self.shards = after;
-        self.counts.grow(self.codes.len(), |group| group % peers == index);
+        let n_shards = worker.job.plan.n_shards;
+        let is_mine = |group| file_of(group, n_shards) as usize % peers == index;
+        self.counts.grow(self.codes.end, is_mine);
         let differences = changes.into_iter().map(|of| of.differences);
         if peers == 1 {
-            return self.add_all(worker, differences);
+            return worker.pool.install(|| add_all(&mut self.counts, differences));
         }
         let mut coded = Vec::new();
         for differences in differences {
@@ -278,19 +429,8 @@ impl KeptPairs {
                 Some(Differences::decode(&part.split_to(length as usize)))
             })
         };
-        self.add_all(worker, parts.into_iter().flat_map(of_part));
-    }
-
-    fn add_all(&mut self, worker: &Worker<'_>, all: impl Iterator<Item = Differences>) {
-        let mut batch = Differences::default();
-        for differences in all {
-            batch.append_all(&differences);
-            if batch.is_full() {
-                worker.pool.install(|| self.counts.add(&batch));
-                batch = Differences::default();
-            }
-        }
-        worker.pool.install(|| self.counts.add(&batch));
+        let all = parts.into_iter().flat_map(of_part);
+        worker.pool.install(|| add_all(&mut self.counts, all));
     }
 
     /// The lists of all items.
@@ -304,9 +444,9 @@ impl KeptPairs {
         let supports = worker.shell.collectives.all_reduce_sum(supports)?;
         let supports: Vec<u32> = supports.into_iter().map(|users| users as u32).collect();
         let mut items = vec![ItemIdx(0); supports.len()];
-        for item in 0..prepared.item_ids.len() {
-            let code = self.codes.intern(prepared.item_ids.get(item));
-            items[code as usize] = ItemIdx(item as u32);
+        for (item, id) in (0..).zip(prepared.item_ids.iter()) {
+            let code = self.codes.of(id).expect("every item has a code");
+            items[usize::from(code)] = ItemIdx(item);
         }
         let numbers =
             Numbers { items: &items, supports: &supports, n_items: prepared.item_ids.len() };

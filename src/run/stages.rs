@@ -4,11 +4,11 @@ use rayon::prelude::*;
 
 use super::*;
 use crate::job::spec::{Als, Fallback, ItemNeighbors, Ranker, TopK};
+use crate::kernels::CandidateLists;
 use crate::kernels::debias::DebiasWeights;
 use crate::kernels::dictionary::encoded_len;
 use crate::kernels::histories::Calendar;
 use crate::kernels::item_totals::sum_of;
-use crate::kernels::{CandidateLists, NeighborLists};
 use crate::types::{DAY_US, Histories, Ids};
 use als::Factors;
 use checkpoint_parts::{self as parts, Share};
@@ -16,6 +16,7 @@ use earlier_lists::EarlierLists;
 use lists::{FactorRanker, ListInputs};
 use memory::Held;
 use models::{PopularityModel, SegmentPopularity};
+use pair_counts::Found;
 use prepare::Prepared;
 use side::{Deleted, ItemFacts, Segments};
 use tables::{ListCounts, Tables};
@@ -33,7 +34,7 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
     let deleted = side::deleted(job.runtime, &job.plan, &job.request.base);
     let deleted = worker.agree(deleted)?;
     let read_in = prepare_histories(worker, output, &deleted)?;
-    let ReadIn { counts, prepared, segments, facts, state, memory_bytes_bound } = read_in;
+    let ReadIn { counts, prepared, segments, facts, mut state, memory_bytes_bound } = read_in;
     let date = logical_date(job, &counts)?;
     let as_of = rfc3339(as_of_us(job, &prepared.calendar));
     worker.note(|known| {
@@ -56,7 +57,7 @@ pub(super) fn all(worker: &mut Worker<'_>, output: &Output, fingerprint: &str) -
         warm: warm.as_ref(),
         memory_bytes_bound,
     };
-    let (files, lists) = write_all(worker, sources)?;
+    let (files, lists) = write_all(worker, sources, state.as_mut())?;
     let summary = Summary { counts: &counts, prepared: &prepared, lists: &lists };
     let sums = summary.over_processes(worker)?;
     worker.note(|known| {
@@ -353,6 +354,7 @@ struct ItemModels {
 fn write_all(
     worker: &mut Worker<'_>,
     sources: Sources<'_>,
+    state: Option<&mut StateManifest>,
 ) -> Result<(Vec<PublishedFile>, ListCounts)> {
     let spec = &worker.job.plan.spec;
     let mut files = Vec::new();
@@ -368,7 +370,7 @@ fn write_all(
     })?;
     files.extend(written);
     let neighbors = match &spec.item_neighbors {
-        Some(section) => neighbors(worker, sources, section, &mut files)?,
+        Some(section) => neighbors(worker, sources, section, state, &mut files)?,
         None => None,
     };
     let factors = match &spec.als {
@@ -415,32 +417,39 @@ fn neighbors(
     worker: &mut Worker<'_>,
     sources: Sources<'_>,
     section: &ItemNeighbors,
+    state: Option<&mut StateManifest>,
     files: &mut Vec<PublishedFile>,
 ) -> Result<Option<CandidateLists>> {
-    let Sources { tables, prepared, memory_bytes_bound, .. } = sources;
+    let Sources { tables, prepared, .. } = sources;
     let (pool, n_items) = (worker.pool, prepared.item_ids.len());
     let restored = worker.restore_stage("item neighbors", NEIGHBORS, |sealed| {
         parts::read_all_neighbors(sealed, pool, n_items)
     });
-    let compute = |worker: &mut Worker<'_>| -> Result<NeighborLists> {
-        let total = Some((n_items as u64, "items"));
-        let (lists, told) = worker.stage("item neighbors", total, |worker| {
-            let kept = pair_counts::neighbors(worker, prepared, section, memory_bytes_bound);
-            let (lists, told) = match worker.agree(kept)? {
-                Some(kept) => kept,
-                None => {
-                    let lists = models::neighbors(worker, prepared, section);
-                    (worker.agree(lists)?, Map::new())
-                }
-            };
-            let share = Share::of(worker);
-            worker.save(NEIGHBORS, |saving| parts::save_neighbors(&share, saving, &lists));
-            Ok((lists, told))
-        })?;
-        worker.report("item neighbors", told);
-        Ok(lists)
+    let lists = match restored {
+        Some(lists) => {
+            if let Some(state) = state {
+                pair_counts::leave(worker.job, state);
+            }
+            lists
+        }
+        None => {
+            let total = Some((n_items as u64, "items"));
+            let Found { lists, kept, told } = worker.stage("item neighbors", total, |worker| {
+                let found = compute_neighbors(worker, sources, section);
+                let found = worker.agree(found)?;
+                let (share, lists) = (Share::of(worker), &found.lists);
+                worker.save(NEIGHBORS, |saving| parts::save_neighbors(&share, saving, lists));
+                Ok(found)
+            })?;
+            worker.report("item neighbors", told);
+            if let Some(kept) = kept {
+                worker.stage("keep pair counts", None, |worker| {
+                    pair_counts::keep(worker, tables.output, kept, &prepared.dictionary, state)
+                })?;
+            }
+            lists
+        }
     };
-    let lists = restored.map_or_else(|| compute(worker), Ok)?;
     let place = (tables.output, tables.path);
     let (written, ()) = worker.written(place, "write neighbors", None, |worker| {
         Ok((tables.item_neighbors(worker, prepared, &lists)?, ()))
@@ -449,6 +458,24 @@ fn neighbors(
     let read = worker.job.plan.spec.candidates().item_neighbors.is_some();
     let n_max = CANDIDATES_PER_NEIGHBOR * section.n_neighbors;
     Ok(read.then(|| CandidateLists::new(&lists, n_max)))
+}
+
+/// The lists of all items, from counts of pairs that are kept where there is room for them.
+fn compute_neighbors(
+    worker: &mut Worker<'_>,
+    sources: Sources<'_>,
+    section: &ItemNeighbors,
+) -> Result<Found> {
+    let Sources { tables, prepared, memory_bytes_bound, .. } = sources;
+    let found =
+        pair_counts::neighbors(worker, tables.output, prepared, section, memory_bytes_bound)?;
+    match found {
+        Some(found) => Ok(found),
+        None => {
+            let lists = models::neighbors(worker, prepared, section)?;
+            Ok(Found { lists, kept: None, told: Map::new() })
+        }
+    }
 }
 
 /// The factors of users and items, in tables and in vector files.

@@ -77,6 +77,26 @@ impl StatePlan {
     }
 }
 
+impl StatePlan {
+    /// The generation to go on from.
+    pub(super) fn base(&self) -> Option<&StateManifest> {
+        self.base.as_ref()
+    }
+
+    /// The same, if nobody is to be gone now who was there, or the other way round.
+    pub(super) fn base_with_the_same_left_out(
+        &self,
+        state: &StateManifest,
+    ) -> Option<&StateManifest> {
+        self.base().filter(|base| base.left_out == state.left_out)
+    }
+
+    /// Whether all is written anew.
+    pub(super) fn writes_all(&self) -> bool {
+        self.from != StateUse::Add
+    }
+}
+
 /// Digest of all that decides what the rows of the state mean, but the number of shards.
 fn meaning(plan: &Plan) -> String {
     let denied = plan.side_tables.deny_users.iter();

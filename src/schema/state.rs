@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, AsArray, Float32Array, Int32Array, Int64Array, PrimitiveArray, RecordBatch,
+    Array, AsArray, BinaryArray, Float32Array, Int32Array, Int64Array, LargeBinaryArray,
+    LargeBinaryBuilder, PrimitiveArray, RecordBatch,
 };
 use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Field, Float32Type, Int32Type, Int64Type, Schema,
@@ -168,6 +169,11 @@ pub fn read_keys(
     ids: &mut Ids,
 ) -> Result<(), SchemaError> {
     keys.extend(column::<Int32Type>(batch, "key")?.iter().map(|&key| key as u32));
+    read_ids(batch, ids)
+}
+
+/// Appends the ids of a batch.
+fn read_ids(batch: &RecordBatch, ids: &mut Ids) -> Result<(), SchemaError> {
     let column = batch.column_by_name("id").ok_or(SchemaError::NotOurs { column: "id" })?;
     let column = IdColumn::try_new(column)?;
     let is_int = matches!(ids, Ids::Int(_));
@@ -175,6 +181,106 @@ pub fn read_keys(
         return Err(SchemaError::NotOurs { column: "id" });
     }
     (0..column.len()).for_each(|row| ids.push(column.get(row)));
+    Ok(())
+}
+
+/// The columns of a table of histories, by user: the ids, and the codes of items, two bytes each.
+pub fn history_schema(id_type: IdType) -> Schema {
+    Schema::new(vec![
+        Field::new("id", id_data_type(id_type), false),
+        Field::new("codes", DataType::Binary, false),
+    ])
+}
+
+/// Users and their histories as a record batch.
+///
+/// # Errors
+/// As of [`ids_array`](super::ids_array).
+pub fn history_batch<'a>(
+    ids: &Ids,
+    histories: impl Iterator<Item = &'a [u16]>,
+    id_type: IdType,
+) -> Result<RecordBatch, SchemaError> {
+    let bytes = |codes: &[u16]| codes.iter().flat_map(|code| code.to_le_bytes()).collect();
+    let codes = BinaryArray::from_iter_values(histories.map(bytes).collect::<Vec<Vec<u8>>>());
+    let columns: Vec<Arc<dyn Array>> = vec![IdRows::all(ids).to_array(id_type)?, Arc::new(codes)];
+    batch(history_schema(id_type), columns)
+}
+
+/// Appends the users of a batch that [`history_batch`] made to `ids`, their codes to `codes` and where each
+/// history ends to `ends`.
+///
+/// # Errors
+/// `NotOurs` for a batch of other columns, or with nulls.
+pub fn read_histories(
+    batch: &RecordBatch,
+    (ids, ends, codes): (&mut Ids, &mut Vec<u32>, &mut Vec<u16>),
+) -> Result<(), SchemaError> {
+    read_ids(batch, ids)?;
+    let column = batch.column_by_name("codes").and_then(|codes| codes.as_binary_opt::<i32>());
+    let column = column.filter(|codes| codes.null_count() == 0);
+    for history in column.ok_or(SchemaError::NotOurs { column: "codes" })?.iter().flatten() {
+        let (history, []) = history.as_chunks::<2>() else {
+            return Err(SchemaError::NotOurs { column: "codes" });
+        };
+        codes.extend(history.iter().map(|code| u16::from_le_bytes(*code)));
+        ends.push(codes.len() as u32);
+    }
+    Ok(())
+}
+
+/// The columns of a table of counts of pairs, by group of rows: digits by block, and bit planes of eight
+/// bytes.
+pub fn pair_count_schema() -> Schema {
+    Schema::new(vec![
+        Field::new("group", DataType::Int32, false),
+        Field::new("digits", DataType::LargeBinary, false),
+        Field::new("planes", DataType::LargeBinary, false),
+    ])
+}
+
+/// Groups of counts as a record batch.
+///
+/// # Errors
+/// None that a caller can cause.
+pub fn pair_count_batch(groups: &[(usize, &[u8], &[u64])]) -> Result<RecordBatch, SchemaError> {
+    let numbers = groups.iter().map(|(group, ..)| Some(*group as i32)).collect::<Int32Array>();
+    let digits = LargeBinaryArray::from_iter_values(groups.iter().map(|(_, digits, _)| *digits));
+    let mut planes = LargeBinaryBuilder::new();
+    let mut bytes: Vec<u8> = Vec::new();
+    for (.., words) in groups {
+        bytes.clear();
+        bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        planes.append_value(&bytes);
+    }
+    let columns: Vec<Arc<dyn Array>> =
+        vec![Arc::new(numbers), Arc::new(digits), Arc::new(planes.finish())];
+    batch(pair_count_schema(), columns)
+}
+
+/// Gives the groups of a batch that [`pair_count_batch`] made.
+///
+/// # Errors
+/// `NotOurs` for a batch of other columns, or with nulls.
+pub fn read_pair_counts(
+    batch: &RecordBatch,
+    mut give: impl FnMut(usize, &[u8], Vec<u64>),
+) -> Result<(), SchemaError> {
+    let bytes = |name: &'static str| {
+        let found = batch.column_by_name(name).filter(|found| found.null_count() == 0);
+        let found = found.and_then(|found| found.as_binary_opt::<i64>());
+        found.ok_or(SchemaError::NotOurs { column: name })
+    };
+    let (digits, planes) = (bytes("digits")?, bytes("planes")?);
+    for (at, &group) in column::<Int32Type>(batch, "group")?.iter().enumerate() {
+        let (words, []) = planes.value(at).as_chunks::<8>() else {
+            return Err(SchemaError::NotOurs { column: "planes" });
+        };
+        // With room for what is added: most blocks keep their digits.
+        let mut planes = Vec::with_capacity(words.len() + words.len() / 16);
+        planes.extend(words.iter().map(|word| u64::from_le_bytes(*word)));
+        give(group as usize, digits.value(at), planes);
+    }
     Ok(())
 }
 
@@ -219,6 +325,24 @@ mod tests {
             let stored = StoredRows::try_new(&batch, tick_us).unwrap();
             assert_eq!((0..stored.len()).map(|at| stored.get(at)).collect::<Vec<_>>(), rows);
         }
+    }
+
+    #[test]
+    fn histories_and_counts_come_back() {
+        let ids = Ids::Int(vec![7, -1]);
+        let histories = [&[3u16, 65_535, 0][..], &[]];
+        let batch = history_batch(&ids, histories.into_iter(), IdType::Int32).unwrap();
+        let (mut found, mut ends, mut codes) = (Ids::Int(vec![]), vec![], vec![]);
+        read_histories(&batch, (&mut found, &mut ends, &mut codes)).unwrap();
+        assert_eq!((found, ends, codes), (ids, vec![3, 3], vec![3, 65_535, 0]));
+
+        let batch = pair_count_batch(&[(4, &[0, 2], &[1 << 63, 5]), (9, &[], &[])]).unwrap();
+        let mut found = Vec::new();
+        let give = |group, digits: &[u8], planes| found.push((group, digits.to_vec(), planes));
+        read_pair_counts(&batch, give).unwrap();
+        assert_eq!(found, [(4, vec![0, 2], vec![1 << 63, 5]), (9, vec![], vec![])]);
+        let other = key_batch(&[1], &Ids::Int(vec![1]), IdType::Int64).unwrap();
+        assert!(read_pair_counts(&other, |_, _, _| ()).is_err());
     }
 
     #[test]

@@ -96,6 +96,21 @@ pub enum StateKind {
         /// Whether it takes rows of earlier runs back.
         takes_back: bool,
     },
+    /// Numbers and ids of the items whose pairs were counted.
+    PairItems {
+        /// One above the largest number that was given.
+        n_codes: u32,
+    },
+    /// Users of a shard, with the histories that the counts are of.
+    PairUsers {
+        /// The shard.
+        shard: u32,
+    },
+    /// Numbers of users of pairs of items: every so many-th group of rows, as there are shards.
+    PairCounts {
+        /// The first of them.
+        shard: u32,
+    },
 }
 
 /// A file of the state.
@@ -120,13 +135,23 @@ impl StatePart {
         self.kind == StateKind::Users { shard: wanted }
     }
 
+    /// Whether it belongs to the counts of pairs.
+    pub fn is_of_pairs(&self) -> bool {
+        use StateKind::{PairCounts, PairItems, PairUsers};
+        matches!(self.kind, PairItems { .. } | PairUsers { .. } | PairCounts { .. })
+    }
+
     /// Where a run writes such a part.
     pub fn path(kind: StateKind, run_id: &str) -> String {
-        match kind {
-            StateKind::Items => format!("{STATE}/{run_id}/items.parquet"),
-            StateKind::Users { shard } => format!("{STATE}/{run_id}/users-{shard:05}.parquet"),
-            StateKind::Rows { shard, .. } => format!("{STATE}/{run_id}/rows-{shard:05}.parquet"),
-        }
+        let name = match kind {
+            StateKind::Items => "items".to_owned(),
+            StateKind::Users { shard } => format!("users-{shard:05}"),
+            StateKind::Rows { shard, .. } => format!("rows-{shard:05}"),
+            StateKind::PairItems { .. } => "pair-items".to_owned(),
+            StateKind::PairUsers { shard } => format!("pair-users-{shard:05}"),
+            StateKind::PairCounts { shard } => format!("pair-counts-{shard:05}"),
+        };
+        format!("{STATE}/{run_id}/{name}.parquet")
     }
 }
 
@@ -161,6 +186,11 @@ impl StateManifest {
     pub fn stored_rows(&self) -> u64 {
         let rows = self.parts.iter().filter(|part| matches!(part.kind, StateKind::Rows { .. }));
         rows.map(|part| part.file.rows).sum()
+    }
+
+    /// Bytes of the counts of pairs, with their items and histories.
+    pub fn bytes_of_pairs(&self) -> u64 {
+        self.parts.iter().filter(|part| part.is_of_pairs()).map(|part| part.file.bytes).sum()
     }
 
     /// Bytes of all parts.

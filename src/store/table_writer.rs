@@ -112,6 +112,31 @@ impl TableFile {
         Self::start(table, schema, sorted_by, properties)
     }
 
+    /// The same for a table of our own with long strings of bytes, which no dictionary and no compression
+    /// makes shorter.
+    ///
+    /// # Errors
+    /// As [`TableFile::new`].
+    ///
+    /// # Panics
+    /// As [`TableFile::new`].
+    pub fn with_bytes(
+        table: &str,
+        schema: &Schema,
+        sorted_by: &[&str],
+        bytes: &[&str],
+    ) -> Result<Self, PublishError> {
+        let mut properties =
+            properties(ROW_GROUP_ROWS).set_statistics_enabled(EnabledStatistics::None);
+        for name in bytes {
+            let leaf = ColumnPath::new(vec![(*name).to_owned()]);
+            properties = properties
+                .set_column_compression(leaf.clone(), Compression::UNCOMPRESSED)
+                .set_column_dictionary_enabled(leaf, false);
+        }
+        Self::start(table, schema, sorted_by, properties)
+    }
+
     fn start(
         table: &str,
         schema: &Schema,

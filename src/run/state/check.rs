@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::load::summed;
+use crate::run::pair_counts;
 use crate::schema::state::{StoredRows, read_keys};
 use crate::store::{self, Output, StateKind, StateManifest, StatePart};
 use crate::types::{Ids, LogRow};
@@ -41,6 +42,7 @@ pub fn check_state(
     for shard in 0..state.shards {
         check.shard(shard, &items)?;
     }
+    check.found.problems.extend(pair_counts::problem(output, state, advance)?);
     Ok(check.found)
 }
 

@@ -334,6 +334,10 @@ impl Writer<'_> {
             StateKind::Users { shard } | StateKind::Rows { shard, .. } => {
                 !rewritten.contains(&shard)
             }
+            // It is seen once the histories are known.
+            StateKind::PairItems { .. }
+            | StateKind::PairUsers { .. }
+            | StateKind::PairCounts { .. } => false,
         };
         let before = self.base.manifest.iter().flat_map(|base| &base.parts).filter(stays);
         Ok(StateManifest {

@@ -1,6 +1,7 @@
 //! What histories that changed add to the rows of counts.
 
 use std::ops::Range;
+use std::slice;
 
 use rayon::prelude::*;
 
@@ -149,30 +150,24 @@ impl Differences {
         Self { walks: walks.collect(), codes: codes.collect() }
     }
 
-    /// The rows among `rows` of walks that `is_wanted`, each with where the codes stand that it is counted
-    /// with, of which there are some.
-    fn each_visit(
-        &self,
-        is_wanted: impl Fn(&Walk) -> bool,
-        among: &Range<usize>,
-        mut give: impl FnMut(usize, Visit),
-    ) {
+    /// The rows of a walk within `among`, each with where the codes stand that it is counted with, of which
+    /// there are some.
+    #[inline]
+    fn each_visit(&self, walk: &Walk, among: &Range<usize>, mut give: impl FnMut(usize, Visit)) {
         let is_below = |code: &u16| usize::from(*code) < among.start;
-        for walk in self.walks.iter().filter(|walk| is_wanted(walk)) {
-            let rows = &self.codes[walk.rows.start as usize..walk.rows.end as usize];
-            let rows = &rows[rows.partition_point(is_below)..];
-            let with = &self.codes[walk.with.start as usize..walk.with.end as usize];
-            let mut at = with.partition_point(is_below);
-            for &row in rows {
-                while with.get(at).is_some_and(|&code| code < row) {
-                    at += 1;
-                }
-                if usize::from(row) >= among.end || at == with.len() {
-                    break;
-                }
-                let start = walk.with.start + at as u32;
-                give(usize::from(row), Visit { start, end: walk.with.end });
+        let rows = &self.codes[walk.rows.start as usize..walk.rows.end as usize];
+        let rows = &rows[rows.partition_point(is_below)..];
+        let with = &self.codes[walk.with.start as usize..walk.with.end as usize];
+        let mut at = with.partition_point(is_below);
+        for &row in rows {
+            while with.get(at).is_some_and(|&code| code < row) {
+                at += 1;
             }
+            if usize::from(row) >= among.end || at == with.len() {
+                break;
+            }
+            let start = walk.with.start + at as u32;
+            give(usize::from(row), Visit { start, end: walk.with.end });
         }
     }
 }
@@ -231,16 +226,13 @@ pub(super) struct Visits {
 impl Visits {
     /// Sorts walks of one sign by their rows.
     pub(super) fn new(differences: &Differences, minus: bool, n_codes: usize) -> Self {
-        let is_wanted = |walk: &Walk, is_short| walk.minus == minus && walk.is_short() == is_short;
-        let long = ByRow::new(n_codes, |rows, give| {
-            let is_long = |walk: &Walk| is_wanted(walk, false);
-            differences.each_visit(is_long, rows, |row, visit| give(row, &[visit]));
-        });
-        let short = ByRow::new(n_codes, |rows, give| {
-            let is_short = |walk: &Walk| is_wanted(walk, true);
-            let codes = &differences.codes;
-            differences.each_visit(is_short, rows, |row, visit| give(row, visit.of(codes)));
-        });
+        let walks = |is_short| {
+            let is_wanted = |walk: &&Walk| walk.minus == minus && walk.is_short() == is_short;
+            differences.walks.iter().filter(is_wanted).collect::<Vec<_>>()
+        };
+        let long =
+            ByRow::new(differences, &walks(false), n_codes, |visit, _| slice::from_ref(visit));
+        let short = ByRow::new(differences, &walks(true), n_codes, |visit, codes| visit.of(codes));
         // A walk counts a code once with each row, at most.
         let mut n_counted = vec![0u32; n_codes];
         for walk in differences.walks.iter().filter(|walk| walk.minus == minus) {
@@ -270,19 +262,30 @@ struct ByRow<T> {
 }
 
 impl<T: Copy + Default + Send> ByRow<T> {
-    /// Sorts what `each` gives of a range of rows; a thread takes a range.
+    /// Sorts what `entries` makes of the visits of walks.
     fn new(
+        differences: &Differences,
+        walks: &[&Walk],
         n_rows: usize,
-        each: impl Fn(&Range<usize>, &mut dyn FnMut(usize, &[T])) + Sync,
+        entries_of: impl for<'a> Fn(&'a Visit, &'a [u16]) -> &'a [T] + Sync,
     ) -> Self {
-        let mut counts = vec![0; n_rows];
-        let chunk = n_rows.div_ceil(rayon::current_num_threads()).max(1);
-        counts.par_chunks_mut(chunk).enumerate().for_each(|(part, counts)| {
-            let start = part * chunk;
-            let rows = start..start + counts.len();
-            each(&rows, &mut |row, entries| counts[row - start] += entries.len() as u64);
+        let codes = &differences.codes;
+        // A thread counts those of some walks, then sorts those of some rows.
+        let chunk = walks.len().div_ceil(rayon::current_num_threads()).max(1);
+        let counts = walks.par_chunks(chunk).map(|walks| {
+            let mut counts = vec![0u64; n_rows];
+            for walk in walks {
+                differences.each_visit(walk, &(0..n_rows), |row, visit| {
+                    counts[row] += entries_of(&visit, codes).len() as u64;
+                });
+            }
+            counts
         });
-        let offsets = sorting::offsets(counts.into_iter());
+        let counts = counts.reduce_with(|mut counts, others| {
+            counts.iter_mut().zip(others).for_each(|(count, other)| *count += other);
+            counts
+        });
+        let offsets = sorting::offsets(counts.unwrap_or_else(|| vec![0; n_rows]).into_iter());
         let mut entries = vec![T::default(); offsets[n_rows] as usize];
         let bounds = sorting::bounds(&offsets, rayon::current_num_threads());
         let parts = sorting::split(&mut entries, &bounds, &offsets);
@@ -291,13 +294,15 @@ impl<T: Copy + Default + Send> ByRow<T> {
             let start = offsets[rows.start];
             let places = offsets[rows.clone()].iter().map(|offset| (offset - start) as usize);
             let mut next: Vec<usize> = places.collect();
-            each(&rows, &mut |row, entries| {
-                let place = &mut next[row - rows.start];
-                for entry in entries {
-                    part[*place] = *entry;
-                    *place += 1;
-                }
-            });
+            for walk in walks {
+                differences.each_visit(walk, &rows, |row, visit| {
+                    let place = &mut next[row - rows.start];
+                    for entry in entries_of(&visit, codes) {
+                        part[*place] = *entry;
+                        *place += 1;
+                    }
+                });
+            }
         });
         Self { offsets, entries }
     }

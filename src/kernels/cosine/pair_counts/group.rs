@@ -44,6 +44,31 @@ impl Group {
         self.starts.resize(n_tiles + 1, self.planes.len());
     }
 
+    pub(super) fn parts(&self) -> (usize, &[u8], &[u64]) {
+        (self.first, &self.digits, &self.planes)
+    }
+
+    /// The inverse, if it can be.
+    pub(super) fn from_parts(
+        first: usize,
+        n_groups: usize,
+        digits: Vec<u8>,
+        planes: Vec<u64>,
+    ) -> Option<Self> {
+        let is_count = |&digits: &u8| u32::from(digits) <= u32::BITS;
+        if digits.len() != (n_groups - first) * BLOCK || !digits.iter().all(is_count) {
+            return None;
+        }
+        let mut starts = Vec::with_capacity(n_groups - first + 1);
+        starts.push(0);
+        let mut end = 0;
+        for tile in digits.as_chunks::<BLOCK>().0 {
+            end += tile.iter().map(|&digits| usize::from(digits)).sum::<usize>();
+            starts.push(end);
+        }
+        (end == planes.len()).then_some(Self { first, digits, planes, starts })
+    }
+
     /// The codes of its rows.
     pub(super) fn codes(&self) -> Range<usize> {
         self.first * BLOCK..(self.first + 1) * BLOCK

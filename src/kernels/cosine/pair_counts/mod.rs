@@ -36,6 +36,9 @@ pub struct PairCounts {
     groups: Vec<Group>,
 }
 
+/// A group's number, the digits of its blocks, and their bit planes.
+pub type GroupParts = (usize, Vec<u8>, Vec<u64>);
+
 /// Groups of so many codes.
 pub fn n_groups(n_codes: usize) -> usize {
     n_codes.div_ceil(BLOCK)
@@ -97,6 +100,23 @@ impl PairCounts {
                 }
             }
         });
+    }
+
+    /// The groups that are here: number, digits by block and bit planes.
+    pub fn groups(&self) -> impl Iterator<Item = (usize, &[u8], &[u64])> {
+        self.groups.iter().map(Group::parts)
+    }
+
+    /// Counts of so many codes from groups as [`PairCounts::groups`] gave them; `None` if they are not.
+    pub fn from_groups(n_codes: usize, mut groups: Vec<GroupParts>) -> Option<Self> {
+        groups.sort_unstable_by_key(|&(first, ..)| first);
+        let is_ascending = groups.is_sorted_by(|a, b| a.0 < b.0);
+        let n_groups = n_groups(n_codes);
+        let groups = groups.into_iter().map(|(first, digits, planes)| {
+            (first < n_groups).then(|| Group::from_parts(first, n_groups, digits, planes))?
+        });
+        let groups = groups.collect::<Option<Vec<Group>>>()?;
+        (is_ascending && n_codes <= CODES_MAX).then_some(Self { n_codes, groups })
     }
 
     /// Number of users by code; 0 for codes of groups that are not owned.
