@@ -215,8 +215,9 @@ pub(super) fn neighbors(
     Ok(Some(Found { lists, kept: Some(kept), told }))
 }
 
-/// Counts are written anew when what was counted since is more than one part in so many of all.
-const LAG_SHARE: u64 = 8;
+/// Counts are written anew when what was counted since is more than one part in so many of all: reading that
+/// up again takes about as long then as writing.
+const LAG_SHARE: u64 = 32;
 
 /// Makes the counts part of the state, and leaves them to the next run in this process.
 pub(super) fn keep(
