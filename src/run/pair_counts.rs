@@ -19,7 +19,7 @@ use crate::job::spec::{HistoryWeights, ItemNeighbors};
 use crate::kernels::NeighborLists;
 use crate::kernels::cosine::Params;
 use crate::kernels::cosine::pair_counts::{
-    CODES_MAX, Differences, Numbers, PairCounts, bytes_max, merged,
+    CODES_MAX, Differences, Numbers, PairCounts, are_dense, bytes_max, merged,
 };
 use crate::kernels::dictionary::Interner;
 use crate::kernels::item_totals::sum_of;
@@ -172,8 +172,8 @@ pub(super) struct Found {
 }
 
 /// Neighbors of every item, in every process, from counts that are kept for the next run; `None` where a
-/// run keeps nothing, or counts would not fit into `limits.memory_bytes_max` beside the `bytes_bound` of the
-/// rest.
+/// run keeps nothing, there are few pairs for so many items, or counts would not fit into
+/// `limits.memory_bytes_max` beside the `bytes_bound` of the rest.
 pub(super) fn neighbors(
     worker: &mut Worker<'_>,
     output: &Output,
@@ -183,14 +183,16 @@ pub(super) fn neighbors(
 ) -> Result<Option<Found>> {
     let job = worker.job;
     let Request { carried, spec, .. } = job.request;
-    let (index, peers) = (worker.shell.index, worker.shell.peers);
-    let earlier = carried.as_ref().and_then(|carried| carried.take(index, peers));
+    let earlier = carried.as_ref().and_then(|carried| carried.take(worker));
     let keeps = carried.is_some() || job.state.is_some();
     let is_binary = section.weights == HistoryWeights::Binary;
     if !keeps || !is_binary || prepared.item_ids.len() > CODES_MAX {
         return Ok(None);
     }
     let n_counted = n_counted(worker, prepared)?;
+    if !are_dense(prepared.item_ids.len(), n_counted) {
+        return Ok(None);
+    }
     let bytes = bytes_max(prepared.item_ids.len(), n_counted)
         + memory::kept_pairs_bytes(prepared, job.threads);
     let fits = bytes_bound.saturating_add(bytes) <= spec.limits.memory_bytes_max.0;
@@ -246,7 +248,7 @@ pub(super) fn keep(
     }
     if let Some(carried) = &job.request.carried {
         kept.stamp = xxh3_64(job.run_id.as_bytes());
-        carried.put(worker.shell.index, worker.shell.peers, kept);
+        carried.put(worker, kept);
     }
     Ok(())
 }

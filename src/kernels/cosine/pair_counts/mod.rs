@@ -44,6 +44,12 @@ pub fn n_groups(n_codes: usize) -> usize {
     n_codes.div_ceil(BLOCK)
 }
 
+/// Whether so many pairs are as many as there are blocks of counts of so many codes: if they are fewer, to
+/// count them takes less than to look at these.
+pub fn are_dense(n_codes: usize, n_counted: u64) -> bool {
+    n_counted >= n_codes as u64 * n_groups(n_codes) as u64 / 2
+}
+
 /// The most bytes that counts of all groups can take, of so many codes whose pairs were counted so
 /// often: a block that was added to n times needs log2(n + 1) digits at most, and the logarithm is
 /// concave.
