@@ -32,16 +32,6 @@ impl Interner {
         Self { small: Vec::new(), table: CodeTable::sparse(), ids }
     }
 
-    /// Number of ids.
-    pub fn len(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Whether there is no id.
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
-
     /// The ids by code.
     pub fn ids(&self) -> &Ids {
         &self.ids

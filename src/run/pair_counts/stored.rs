@@ -111,7 +111,7 @@ impl Reader<'_> {
         }
         let is_below_end = keys.last().is_none_or(|&last| (last as usize) < n_codes);
         let codes = Codes::new(&ids, keys.iter().map(|&key| key as u16).collect(), n_codes);
-        let are_distinct = keys.is_sorted_by(|a, b| a < b) && codes.items.len() == keys.len();
+        let are_distinct = keys.is_sorted_by(|a, b| a < b) && codes.items.ids().len() == keys.len();
         if n_codes > CODES_MAX || !are_distinct || !is_below_end {
             bail!("\"{}\" cannot be used: it numbers items otherwise", part.file.path);
         }

@@ -107,11 +107,6 @@ impl Differences {
         self.codes.len() >= Self::CODES_AT_ONCE
     }
 
-    /// Whether nobody's history changed.
-    pub fn is_empty(&self) -> bool {
-        self.walks.is_empty()
-    }
-
     pub(super) fn codes(&self) -> &[u16] {
         &self.codes
     }

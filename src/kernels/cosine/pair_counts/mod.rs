@@ -61,7 +61,7 @@ pub fn bytes_max(n_codes: usize, n_counted: u64) -> u64 {
 }
 
 impl PairCounts {
-    /// Counts without a pair of the groups that `is_owned` says yes to, later ones included.
+    /// No counts, of no code.
     pub fn new() -> Self {
         Self::default()
     }
