@@ -390,22 +390,36 @@ fn popularity_tables(
     sources: Sources<'_>,
     models: &ItemModels,
 ) -> Result<Vec<PublishedFile>> {
-    let Sources { tables, counts, prepared, segments, facts, .. } = sources;
-    let spec = &worker.job.plan.spec;
-    let mut files = tables.users(worker, prepared, segments)?;
+    let Sources { tables, prepared, segments, .. } = sources;
+    let (spec, n_shards) = (&worker.job.plan.spec, worker.job.plan.n_shards);
+    let users = || tables.users(prepared, segments, n_shards);
     if worker.shell.index != 0 {
-        return Ok(files);
+        return worker.pool.install(users);
     }
-    files.extend(tables.rejects(counts)?);
-    files.extend(tables.items(prepared, facts)?);
-    if let Some(section) = &spec.popularity {
+    let of_items = || item_tables(spec, sources, models);
+    let (users, of_items) = worker.pool.install(|| rayon::join(users, of_items));
+    Ok([users?, of_items?].concat())
+}
+
+/// Those that the first process writes.
+fn item_tables(
+    spec: &Spec,
+    sources: Sources<'_>,
+    models: &ItemModels,
+) -> Result<Vec<PublishedFile>> {
+    let Sources { tables, counts, prepared, segments, facts, .. } = sources;
+    let popularity = || -> Result<Vec<PublishedFile>> {
+        let Some(section) = &spec.popularity else { return Ok(Vec::new()) };
         let prior = section.trend_prior;
-        files.extend(tables.item_popularity(prepared, &models.popularity, prior)?);
+        let mut files = tables.item_popularity(prepared, &models.popularity, prior)?;
         if spec.users.is_some() {
             let by_segment = &models.by_segment;
             files.extend(tables.item_popularity_by_segment(prepared, segments, by_segment, prior)?);
         }
-    }
+        Ok(files)
+    };
+    let (items, popularity) = rayon::join(|| tables.items(prepared, facts), popularity);
+    let mut files = [tables.rejects(counts)?, items?, popularity?].concat();
     if let Some(weights) = &models.debias {
         files.extend(tables.debias_weights(prepared, weights)?);
     }

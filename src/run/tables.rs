@@ -304,19 +304,16 @@ impl Tables<'_> {
         self.put_with_changes(&tables::ITEM_NEIGHBORS, file, parts, Beside::Range(&range))
     }
 
-    /// `users`: one file per shard.
+    /// `users`: one file per shard, on the rayon pool of the caller.
     pub(super) fn users(
         &self,
-        worker: &Worker<'_>,
         prepared: &Prepared,
         segments: &Segments,
+        n_shards: u32,
     ) -> Result<Vec<PublishedFile>> {
-        let n_shards = worker.job.plan.n_shards;
-        worker.pool.install(|| {
-            let shards = prepared.shards.par_iter();
-            let files = shards.map(|shard| self.users_of(shard, segments, n_shards));
-            Ok(files.collect::<Result<Vec<_>>>()?.concat())
-        })
+        let shards = prepared.shards.par_iter();
+        let files = shards.map(|shard| self.users_of(shard, segments, n_shards));
+        Ok(files.collect::<Result<Vec<_>>>()?.concat())
     }
 
     fn users_of(
