@@ -65,8 +65,8 @@ impl EventRows {
 
     /// Packs the rows: each column as its minimum and, per row, the difference in as few whole
     /// bytes as the block's largest difference needs. A constant column costs nothing per row,
-    /// times count in the coarsest of µs, ms and s that is exact for the block, and a user whose id
-    /// is text has it there once.
+    /// times count in the coarsest of µs, ms and s that is exact for the block, a user whose id is
+    /// text has it there once, and users of several rows on end are there by run.
     ///
     /// A log of 10⁵ users and 10⁴ items over half a year, by the second, takes 10 bytes a row.
     pub fn pack(&self) -> Vec<u8> {
@@ -79,17 +79,15 @@ impl EventRows {
     pub fn pack_into(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&(self.len() as u32).to_le_bytes());
         match &self.users {
-            RowUsers::Int(ids) => {
-                out.push(0);
-                pack_column(ids, out);
-            }
+            RowUsers::Int(ids) => pack_users(ids, INTS, |_| {}, out),
             RowUsers::Bytes(ids) => {
                 let (bytes, ends) = ids.distinct().parts();
-                out.push(1);
-                out.extend_from_slice(&(ends.len() as u32).to_le_bytes());
-                pack_column(ends, out);
-                out.extend_from_slice(bytes);
-                pack_column(ids.codes(), out);
+                let distinct = |out: &mut Vec<u8>| {
+                    out.extend_from_slice(&(ends.len() as u32).to_le_bytes());
+                    pack_column(ends, out);
+                    out.extend_from_slice(bytes);
+                };
+                pack_users(ids.codes(), TEXTS, distinct, out);
             }
         }
         pack_column(&self.items, out);
@@ -178,6 +176,47 @@ fn pack_column<T: Number>(values: &[T], out: &mut Vec<u8>) {
     let offsets = values.iter().map(|value| value.as_u64().wrapping_sub(low));
     pack_offsets(offsets, (low, high - low, 0), out);
 }
+
+/// The lengths of the runs of equal values, if these are half as many as there are values at most, and not
+/// one, which costs nothing as it is. Runs of more than two bytes hold are several.
+fn runs<T: PartialEq>(values: &[T]) -> Option<Vec<u16>> {
+    let n_changes = values.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    if n_changes == 0 || 2 * (n_changes + 1) > values.len() {
+        return None;
+    }
+    let runs = values.chunk_by(|a, b| a == b).flat_map(|run| run.chunks(u16::MAX.into()));
+    Some(runs.map(|run| run.len() as u16).collect())
+}
+
+/// Packs the users of rows, or of runs of rows, where these are fewer. `before`: what stands before them.
+fn pack_users<T: Number + PartialEq>(
+    values: &[T],
+    kind: u8,
+    before: impl FnOnce(&mut Vec<u8>),
+    out: &mut Vec<u8>,
+) {
+    let Some(runs) = runs(values) else {
+        out.push(kind);
+        before(out);
+        return pack_column(values, out);
+    };
+    out.push(kind | ARE_RUNS);
+    out.extend_from_slice(&(runs.len() as u32).to_le_bytes());
+    runs.iter().for_each(|length| out.extend_from_slice(&length.to_le_bytes()));
+    before(out);
+    let mut at = 0;
+    let first = |length: &u16| {
+        let first = values[at];
+        at += usize::from(*length);
+        first
+    };
+    pack_column(&runs.iter().map(first).collect::<Vec<T>>(), out);
+}
+
+/// Kinds of users, and the flag there that runs of them are what follows.
+const INTS: u8 = 0;
+const TEXTS: u8 = 1;
+const ARE_RUNS: u8 = 2;
 
 fn pack_times(times: &[i64], out: &mut Vec<u8>) {
     let (low, high) = dispatch(Range(times));
@@ -375,6 +414,29 @@ mod tests {
             prop_assert_eq!(distinct.parts().1.len(), different.len());
             prop_assert_eq!(found, expected);
         }
+    }
+
+    #[test]
+    fn users_on_end_are_there_by_run() {
+        let log = |runs: &[(i64, usize)]| -> Vec<Row> {
+            let users = runs.iter().flat_map(|&(user, n)| std::iter::repeat_n(user, n));
+            users.zip(0..).map(|(user, n)| (user, n % 50, 1, 1.0, 7, 0)).collect()
+        };
+        let by_run = log(&[(7, 3), (-9, 70_000), (7, 2), (1 << 40, 40), (8, 1)]);
+        let packed = rows(&by_run).pack();
+        let PackedUsers::Int(users) = Packed::new(&packed).users else { panic!("integers") };
+        let mut runs = Vec::new();
+        users.each_run(by_run.len(), |id, n| runs.push((from_order_preserving(id), n)));
+        let of_two_bytes = usize::from(u16::MAX);
+        let halves = [(-9, of_two_bytes), (-9, 70_000 - of_two_bytes)];
+        let others = [(7, 2), (1 << 40, 40), (8, 1)];
+        assert_eq!(runs, [&[(7, 3)][..], &halves, &others].concat());
+        assert!(users.are_runs());
+        assert_eq!(unpacked(&packed), by_run);
+        assert!(packed.len() < by_run.len() + 200, "an item, and no user, of each row");
+        let by_row = rows(&log(&[(1, 1), (2, 2), (3, 1)])).pack();
+        let PackedUsers::Int(users) = Packed::new(&by_row).users else { panic!("integers") };
+        assert!(!users.are_runs());
     }
 
     #[test]

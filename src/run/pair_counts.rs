@@ -5,7 +5,7 @@
 
 mod stored;
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -19,7 +19,7 @@ use crate::job::spec::{HistoryWeights, ItemNeighbors};
 use crate::kernels::NeighborLists;
 use crate::kernels::cosine::Params;
 use crate::kernels::cosine::pair_counts::{
-    CODES_MAX, Differences, Numbers, PairCounts, are_dense, bytes_max, merged,
+    CODES_MAX, Comparison, Differences, Numbers, PairCounts, are_dense, bytes_max, merged,
 };
 use crate::kernels::dictionary::Interner;
 use crate::kernels::item_totals::sum_of;
@@ -76,7 +76,7 @@ struct Coded {
     /// Ascending.
     users: Ids,
     ends: Vec<u32>,
-    /// In the order of items' ids, which is that of [`Histories`] in whatever run.
+    /// Ascending for each user.
     codes: Vec<u16>,
 }
 
@@ -85,42 +85,9 @@ impl Coded {
         Self { users: like.new_like(), ends: Vec::new(), codes: Vec::new() }
     }
 
-    fn new(shard: &Histories, code_of: &[u16]) -> Self {
-        let codes = shard.interactions.items.iter().map(|item| code_of[item.index()]);
-        Self {
-            users: shard.user_ids.clone(),
-            ends: shard.interactions.ends.clone(),
-            codes: codes.collect(),
-        }
-    }
-
     fn of(&self, row: usize) -> &[u16] {
         let start = if row == 0 { 0 } else { self.ends[row - 1] };
         &self.codes[start as usize..self.ends[row] as usize]
-    }
-}
-
-/// Sorts codes that are all different, a bit each.
-#[derive(Default)]
-struct Sorter {
-    bits: Vec<u64>,
-}
-
-impl Sorter {
-    fn sort(&mut self, codes: &[u16], sorted: &mut Vec<u16>) {
-        sorted.clear();
-        let end = codes.iter().max().map_or(0, |&last| usize::from(last) / 64 + 1);
-        if self.bits.len() < end {
-            self.bits.resize(end, 0);
-        }
-        codes.iter().for_each(|code| self.bits[usize::from(code / 64)] |= 1 << (code % 64));
-        for (word, start) in self.bits[..end].iter_mut().zip((0..).step_by(64)) {
-            let mut left = std::mem::take(word);
-            while left != 0 {
-                sorted.push(start + left.trailing_zeros() as u16);
-                left &= left - 1;
-            }
-        }
     }
 }
 
@@ -134,32 +101,48 @@ struct Changes {
 }
 
 impl Changes {
-    fn between(before: &Coded, after: &Coded) -> Self {
-        let mut changes = Self::default();
-        let (mut old, mut new) = (0, 0);
-        let (n_old, n_new) = (before.users.len(), after.users.len());
-        let mut sorter = Sorter::default();
-        let mut sorted = [Vec::new(), Vec::new()];
-        while old < n_old || new < n_new {
-            let order = match (old < n_old, new < n_new) {
-                (true, true) => before.users.get(old).cmp(&after.users.get(new)),
-                (true, false) => Ordering::Less,
-                _ => Ordering::Greater,
-            };
-            let was = if order.is_le() { before.of(old) } else { &[] };
-            let is = if order.is_ge() { after.of(new) } else { &[] };
-            old += usize::from(order.is_le());
-            new += usize::from(order.is_ge());
-            if was == is {
-                continue;
+    /// A shard's histories in codes, and how they differ from those before. `now`: users, ascending, and
+    /// their histories, in any order.
+    fn since<I: Iterator<Item = u16>>(
+        before: &Coded,
+        users: &Ids,
+        now: impl Fn(usize) -> I,
+    ) -> (Coded, Self) {
+        let mut after = Coded { users: users.clone(), ends: Vec::new(), codes: Vec::new() };
+        after.codes.reserve(before.codes.len());
+        after.ends.reserve(users.len());
+        let (mut changes, mut comparison) = (Self::default(), Comparison::default());
+        let (mut gone, mut old) = (Vec::new(), 0);
+        let n_old = before.users.len();
+        for row in 0..=users.len() {
+            let user = (row < users.len()).then(|| users.get(row));
+            // Whoever is not there any more has no history.
+            while old < n_old && user.is_none_or(|user| before.users.get(old) < user) {
+                changes.push(&mut comparison, before.of(old), std::iter::empty(), &mut gone);
+                old += 1;
             }
-            for (sorted, codes) in sorted.iter_mut().zip([was, is]) {
-                sorter.sort(codes, sorted);
-            }
-            changes.additions += changes.differences.push(&sorted[0], &sorted[1]);
-            changes.users += 1;
+            let Some(user) = user else { break };
+            let is_known = old < n_old && before.users.get(old) == user;
+            let was = if is_known { before.of(old) } else { &[] };
+            old += usize::from(is_known);
+            changes.push(&mut comparison, was, now(row), &mut after.codes);
+            after.ends.push(after.codes.len() as u32);
         }
-        changes
+        after.codes.shrink_to_fit();
+        (after, changes)
+    }
+
+    fn push(
+        &mut self,
+        comparison: &mut Comparison,
+        was: &[u16],
+        now: impl Iterator<Item = u16>,
+        sorted: &mut Vec<u16>,
+    ) {
+        if let Some(additions) = comparison.push(was, now, sorted, &mut self.differences) {
+            self.additions += additions;
+            self.users += 1;
+        }
     }
 }
 
@@ -390,18 +373,19 @@ impl KeptPairs {
         (self.codes.end <= 2 * n_items).then_some(code_of)
     }
 
-    /// This run's histories in codes, and how they differ from those that were counted.
+    /// This run's histories in codes, and how they differ from those that were counted, which are given up.
     fn changes(
-        &self,
+        &mut self,
         worker: &Worker<'_>,
         prepared: &Prepared,
         code_of: &[u16],
     ) -> (Vec<Coded>, Vec<Changes>) {
         worker.pool.install(|| {
-            let shards = self.shards.par_iter().zip(&prepared.shards).map(|(before, shard)| {
-                let after = Coded::new(shard, code_of);
-                let changes = Changes::between(before, &after);
-                (after, changes)
+            let before = std::mem::take(&mut self.shards).into_par_iter();
+            let shards = before.zip(&prepared.shards).map(|(before, shard)| {
+                let items = |row| shard.interactions.of(row).iter();
+                let codes = |row| items(row).map(|item| code_of[item.index()]);
+                Changes::since(&before, &shard.user_ids, codes)
             });
             shards.unzip()
         })

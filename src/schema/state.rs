@@ -1,5 +1,6 @@
 //! The tables of stored state: keys of ids, and rows of the logs by key.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -105,17 +106,18 @@ impl<'a> StoredRows<'a> {
         self.values
     }
 
-    /// Times by row, in microseconds since 1970.
-    pub fn times(&self) -> impl Iterator<Item = i64> + 'a {
+    /// Times of some rows, in microseconds since 1970.
+    pub fn times(&self, rows: Range<usize>) -> impl Iterator<Item = i64> + 'a {
         let tick_us = self.tick_us;
-        self.int64[0].iter().map(move |ticks| ticks.wrapping_mul(tick_us))
+        self.int64[0][rows].iter().map(move |ticks| ticks.wrapping_mul(tick_us))
     }
 
-    /// Digests of event ids by row.
-    pub fn digests(&self) -> impl Iterator<Item = u128> + 'a {
+    /// Digests of event ids of some rows.
+    pub fn digests(&self, rows: Range<usize>) -> impl Iterator<Item = u128> + 'a {
         let [_, low, high, _] = self.int64;
-        low.iter()
-            .zip(high)
+        low[rows.clone()]
+            .iter()
+            .zip(&high[rows])
             .map(|(&low, &high)| u128::from(low as u64) | u128::from(high as u64) << 64)
     }
 

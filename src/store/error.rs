@@ -375,10 +375,10 @@ pub enum PublishError {
         /// The object.
         path: String,
     },
-    /// A manifest that is not the one that was committed.
+    /// A manifest, or a file that one lists, that is not the one that was committed.
     #[error("\"{path}\" was changed after its commit; restore it or withdraw the generation")]
     Changed {
-        /// The manifest.
+        /// The object.
         path: String,
     },
 }

@@ -6,18 +6,20 @@
 
 use std::collections::BTreeSet;
 
+use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::PublishError;
 use super::list::InputFile;
 use super::log::{Log, LogEntry, Standing};
 use super::manifest::{PublishedFile, RunPath, is_plain};
-use super::output::{Output, to_json};
-use super::table_writer::sha256_hex;
+use super::output::{Output, put_file, to_json};
+use super::table_writer::{TableFile, batches, sha256_hex};
 use crate::types::IdType;
 
 /// The format of state that this version writes, and the only one it reads: other state is rebuilt.
-pub const STATE_FORMAT: u32 = 1;
+pub const STATE_FORMAT: u32 = 2;
 
 /// The folder of stored state.
 pub(super) const STATE: &str = "state";
@@ -122,6 +124,8 @@ pub struct StatePart {
     /// Where it is.
     #[serde(flatten)]
     pub file: PublishedFile,
+    /// XXH3 of its bytes in hex, which every reader holds against them: it is far faster than SHA-256.
+    pub xxh3: String,
 }
 
 impl StatePart {
@@ -283,10 +287,45 @@ impl Output {
         Ok(needed)
     }
 
+    /// Writes a part.
+    ///
+    /// # Errors
+    /// [`PublishError::Encode`], [`PublishError::Store`].
+    pub fn put_state_part(
+        &self,
+        kind: StateKind,
+        run_id: &str,
+        file: TableFile,
+    ) -> Result<StatePart, PublishError> {
+        let encoded = file.finish()?;
+        let xxh3 = xxh3_hex(&encoded.bytes);
+        let file = put_file(self, &StatePart::path(kind, run_id), encoded)?;
+        Ok(StatePart { kind, file, xxh3 })
+    }
+
+    /// The rows of a part, in batches of `n` at most, decoded as they are asked for. Holds the whole file.
+    ///
+    /// # Errors
+    /// [`PublishError::Changed`] where it is not there or not what was written, [`PublishError::Store`].
+    pub fn read_state_part(
+        &self,
+        part: &StatePart,
+        n: usize,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, PublishError>> + use<>, PublishError> {
+        let path = &part.file.path;
+        let bytes = self.get(path)?.filter(|bytes| xxh3_hex(bytes) == part.xxh3);
+        let bytes = bytes.ok_or_else(|| PublishError::Changed { path: self.url_of(path) })?;
+        batches(&part.file.table, bytes, n)
+    }
+
     /// The parts as files to be read at [`Output::location`].
     pub fn state_file(&self, part: &StatePart) -> InputFile {
         self.input_file(&part.file)
     }
+}
+
+fn xxh3_hex(bytes: &[u8]) -> String {
+    format!("{:016x}", xxh3_64(bytes))
 }
 
 /// A job whose spec changed back and forth finds its state this many publications ago.

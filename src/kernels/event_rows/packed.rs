@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{TICKS, pack_column};
+use super::{ARE_RUNS, INTS, TICKS, pack_column};
 use crate::types::ByteIds;
 
 /// A packed block: where its columns are, not yet decoded.
@@ -42,6 +42,15 @@ pub enum PackedUsers<'a> {
     },
 }
 
+impl<'a> PackedUsers<'a> {
+    /// Ids, or codes.
+    pub fn column(&self) -> &Column<'a> {
+        match self {
+            Self::Int(column) | Self::Bytes { codes: column, .. } => column,
+        }
+    }
+}
+
 /// A column of a packed block.
 #[derive(Clone, Copy, Debug)]
 pub struct Column<'a> {
@@ -49,6 +58,8 @@ pub struct Column<'a> {
     bits: u32,
     tick: u64,
     packed: &'a [u8],
+    /// The lengths of the runs that the values are those of; absent if they are those of rows.
+    runs: Option<&'a [[u8; 2]]>,
 }
 
 impl<'a> Packed<'a> {
@@ -59,9 +70,11 @@ impl<'a> Packed<'a> {
     pub fn new(packed: &'a [u8]) -> Self {
         let mut reader = Reader { bytes: packed };
         let n_rows = reader.u32() as usize;
-        let users = match reader.take(1)[0] {
-            0 => PackedUsers::Int(reader.column(n_rows)),
-            _ => reader.texts(n_rows),
+        let kind = reader.take(1)[0];
+        let runs = (kind & ARE_RUNS != 0).then(|| reader.runs());
+        let users = match kind & !ARE_RUNS {
+            INTS => PackedUsers::Int(reader.users(n_rows, runs)),
+            _ => reader.texts(n_rows, runs),
         };
         let items_start = packed.len() - reader.bytes.len();
         let items = reader.column(n_rows);
@@ -112,13 +125,34 @@ impl Column<'_> {
         super::from_order_preserving(value)
     }
 
+    /// Whether equal values stand next to each other, so that there are far fewer runs of them than rows.
+    pub fn are_runs(&self) -> bool {
+        self.runs.is_some()
+    }
+
     /// Gives the value of every row, in order.
     #[inline]
     pub fn for_each(&self, n_rows: usize, mut give: impl FnMut(u64)) {
+        if self.are_runs() {
+            return self.each_run(n_rows, |value, length| (0..length).for_each(|_| give(value)));
+        }
+        self.each_value(n_rows, give);
+    }
+
+    /// Gives the value and the number of rows of each run of equal values, or of parts of it.
+    #[inline]
+    pub fn each_run(&self, n_rows: usize, mut give: impl FnMut(u64, usize)) {
+        let Some(runs) = self.runs else { return self.each_value(n_rows, |value| give(value, 1)) };
+        let mut lengths = runs.iter().map(|length| usize::from(u16::from_le_bytes(*length)));
+        self.each_value(runs.len(), |value| give(value, lengths.next().expect("one of each run")));
+    }
+
+    #[inline]
+    fn each_value(&self, n_values: usize, mut give: impl FnMut(u64)) {
         let (low, tick) = (self.low, self.tick);
         let mut give = |offset: u64| give(low.wrapping_add(tick.wrapping_mul(offset)));
         match self.bits.div_ceil(8) {
-            0 => (0..n_rows).for_each(|_| give(0)),
+            0 => (0..n_values).for_each(|_| give(0)),
             1 => read::<1>(self.packed).for_each(give),
             2 => read::<2>(self.packed).for_each(give),
             3 => read::<3>(self.packed).for_each(give),
@@ -130,7 +164,8 @@ impl Column<'_> {
         }
     }
 
-    /// Replaces what is in `out` by what `make` makes of the values.
+    /// Replaces what is in `out` by what `make` makes of the values, of a column without
+    /// [runs](Self::are_runs).
     #[inline]
     pub fn decode<T: Clone>(&self, n_rows: usize, out: &mut Vec<T>, make: impl Fn(u64) -> T) {
         let (low, tick) = (self.low, self.tick);
@@ -139,7 +174,8 @@ impl Column<'_> {
         });
     }
 
-    /// The same of (value − [`low`](Self::low)) / [`tick`](Self::tick).
+    /// The same of (value − [`low`](Self::low)) / [`tick`](Self::tick), of a column without
+    /// [runs](Self::are_runs).
     #[inline]
     pub fn decode_offsets<T: Clone>(
         &self,
@@ -147,6 +183,7 @@ impl Column<'_> {
         out: &mut Vec<T>,
         make: impl Fn(u64) -> T,
     ) {
+        assert!(!self.are_runs(), "only users stand in runs");
         out.clear();
         match self.bits.div_ceil(8) {
             0 => out.resize(n_rows, make(0)),
@@ -189,15 +226,24 @@ impl<'a> Reader<'a> {
         let low = u64::from_le_bytes(self.take(8).try_into().expect("8 bytes"));
         let (bits, tick) = (u32::from(self.take(1)[0]), self.take(1)[0]);
         let packed = self.take(n_rows * bits.div_ceil(8) as usize);
-        Column { low, bits, tick: TICKS[usize::from(tick)], packed }
+        Column { low, bits, tick: TICKS[usize::from(tick)], packed, runs: None }
     }
 
-    fn texts(&mut self, n_rows: usize) -> PackedUsers<'a> {
+    fn runs(&mut self) -> &'a [[u8; 2]] {
+        let n_runs = self.u32() as usize;
+        self.take(2 * n_runs).as_chunks().0
+    }
+
+    fn users(&mut self, n_rows: usize, runs: Option<&'a [[u8; 2]]>) -> Column<'a> {
+        Column { runs, ..self.column(runs.map_or(n_rows, <[_]>::len)) }
+    }
+
+    fn texts(&mut self, n_rows: usize, runs: Option<&'a [[u8; 2]]>) -> PackedUsers<'a> {
         let n_distinct = self.u32() as usize;
         let mut ends = Vec::new();
         self.column(n_distinct).decode(n_distinct, &mut ends, |end| end as usize);
         let bytes = self.take(ends.last().copied().unwrap_or(0));
         let distinct = ByteIds::from_parts(bytes.to_vec(), ends);
-        PackedUsers::Bytes { distinct, codes: self.column(n_rows) }
+        PackedUsers::Bytes { distinct, codes: self.users(n_rows, runs) }
     }
 }

@@ -1,5 +1,7 @@
 //! The users of a block of rows.
 
+use std::iter::repeat_n;
+
 use crate::kernels::code_table::CodeTable;
 use crate::kernels::simd::prefetch;
 use crate::types::{ByteIds, IdRef, Ids};
@@ -32,6 +34,21 @@ impl RowUsers {
             (Self::Int(ids), IdRef::Int(id)) => ids.push(id),
             (Self::Bytes(ids), IdRef::Bytes(id)) => ids.push(id, hash),
             _ => panic!("a column of ids is all integers or all bytes"),
+        }
+    }
+
+    /// Appends so many rows of one user.
+    ///
+    /// # Panics
+    /// If the id is of the other kind.
+    pub fn push_times(&mut self, id: IdRef<'_>, hash: u64, n_rows: usize) {
+        let Some(others) = n_rows.checked_sub(1) else { return };
+        self.push(id, hash);
+        match self {
+            Self::Int(ids) => ids.extend(repeat_n(ids[ids.len() - 1], others)),
+            Self::Bytes(BlockIds { codes, .. }) => {
+                codes.extend(repeat_n(codes[codes.len() - 1], others));
+            }
         }
     }
 

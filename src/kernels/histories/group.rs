@@ -1,5 +1,7 @@
 //! The rows of a shard gathered by user.
 
+use std::iter::repeat_n;
+
 use super::EventKind;
 use super::event::{Event, Key, Layout};
 use super::plain::Marks;
@@ -55,17 +57,24 @@ impl Users {
         next.clear();
         for block in blocks {
             match &block.users {
+                PackedUsers::Int(column) if column.are_runs() => {
+                    column.each_run(block.n_rows, |id, length| {
+                        let code = interner.intern_int(Column::as_i64(id));
+                        code_of_row.extend(repeat_n(counted(code, length, next), length));
+                    });
+                }
                 PackedUsers::Int(column) => {
                     column.decode(block.n_rows, ints, Column::as_i64);
                     code_of_row
-                        .extend(ints.iter().map(|&id| counted(interner.intern_int(id), next)));
+                        .extend(ints.iter().map(|&id| counted(interner.intern_int(id), 1, next)));
                 }
                 PackedUsers::Bytes { distinct, codes } => {
                     of_block.clear();
                     let ids = (0..distinct.len()).map(|code| IdRef::Bytes(distinct.get(code)));
                     of_block.extend(ids.map(|id| interner.intern(id)));
-                    codes.for_each(block.n_rows, |code| {
-                        code_of_row.push(counted(of_block[code as usize], next));
+                    codes.each_run(block.n_rows, |code, length| {
+                        let code = counted(of_block[code as usize], length, next);
+                        code_of_row.extend(repeat_n(code, length));
                     });
                 }
             }
@@ -87,13 +96,13 @@ impl Users {
     }
 }
 
-/// Counts a row of a user; returns the user's code.
+/// Counts rows of a user; returns the user's code.
 #[inline(always)]
-fn counted(code: u32, n_events: &mut Vec<u32>) -> u32 {
+fn counted(code: u32, n_rows: usize, n_events: &mut Vec<u32>) -> u32 {
     if code as usize >= n_events.len() {
         n_events.resize(code as usize + 1, 0);
     }
-    n_events[code as usize] += 1;
+    n_events[code as usize] += n_rows as u32;
     code
 }
 
@@ -193,34 +202,61 @@ pub(super) fn events<K: Kept>(
     let has_ids = blocks.iter().any(|block| block.digests.is_some());
     let undoes: Vec<Undoes> = kinds.iter().map(Undoes::of).collect();
     let Room { users, columns, .. } = room;
-    events.resize(users.code_of_row.len(), K::default());
-    let (mut first_row, mut latest) = (0, 0);
+    let Users { code_of_row, next, .. } = users;
+    events.resize(code_of_row.len(), K::default());
+    let (mut users_of_rows, mut first_row, mut latest) = (&code_of_row[..], 0, 0);
     for (block, ranks) in blocks.iter().zip(ranks) {
-        let users_of = &users.code_of_row[first_row..][..block.n_rows];
-        first_row += block.n_rows;
+        let users_of = users_of_rows.split_off(..block.n_rows).expect("a user of every row");
+        let mut places = Places { events: &mut events, next, users_of };
+        let are_runs = block.users.column().are_runs();
         if layout.is_item_alone() {
             columns.decode_items(block, *ranks);
-            for (&item, &user) in columns.items.iter().zip(users_of) {
-                let place = &mut users.next[user as usize];
-                events[*place as usize] = K::of_item(item);
-                *place += 1;
-            }
+            places.put(are_runs, columns.items.iter().map(|&item| K::of_item(item)));
+            first_row += block.n_rows;
             continue;
         }
         columns.decode(block, *ranks, layout);
         let Columns { items, ticks, kinds, values } = &*columns;
         latest = ticks.iter().copied().fold(latest, u64::max);
-        let rows = items.iter().zip(ticks).zip(kinds).zip(values).zip(users_of);
-        for (row, ((((&item, &ticks), &kind), &value_bits), &user)) in
-            (first_row - block.n_rows..).zip(rows)
-        {
+        let rows = items.iter().zip(ticks).zip(kinds).zip(values).zip(first_row..);
+        let keys = rows.map(|((((&item, &ticks), &kind), &value_bits), row)| {
             let is_undo = undoes[usize::from(kind)].says(value_bits);
             let row = if has_ids { row as u32 } else { 0 };
-            let event = Event { item, ticks, is_undo, kind, value_bits, row };
-            let place = &mut users.next[user as usize];
-            events[*place as usize] = K::new(event, layout);
+            K::new(Event { item, ticks, is_undo, kind, value_bits, row }, layout)
+        });
+        places.put(are_runs, keys);
+        first_row += block.n_rows;
+    }
+    (events, latest)
+}
+
+/// Where the events of a block go.
+struct Places<'a, K> {
+    events: &'a mut [K],
+    /// By user.
+    next: &'a mut [u32],
+    /// By row.
+    users_of: &'a [u32],
+}
+
+impl<K> Places<'_, K> {
+    /// Puts each key to those of its user. `are_runs`: whether most rows are of the user of the row before.
+    #[inline(always)]
+    fn put(&mut self, are_runs: bool, mut keys: impl Iterator<Item = K>) {
+        let Self { events, next, users_of } = self;
+        if are_runs {
+            for run in users_of.chunk_by(|a, b| a == b) {
+                let place = &mut next[run[0] as usize];
+                let of_run = &mut events[*place as usize..][..run.len()];
+                of_run.iter_mut().zip(&mut keys).for_each(|(event, key)| *event = key);
+                *place += run.len() as u32;
+            }
+            return;
+        }
+        for (key, &user) in keys.zip(*users_of) {
+            let place = &mut next[user as usize];
+            events[*place as usize] = key;
             *place += 1;
         }
     }
-    (events, latest)
 }

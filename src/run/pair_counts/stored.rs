@@ -11,9 +11,7 @@ use crate::schema::state::{
     history_batch, history_schema, key_batch, key_schema, pair_count_batch, pair_count_schema,
     read_histories, read_keys, read_pair_counts,
 };
-use crate::store::{
-    self, BATCH_ROWS, Location, Output, StateKind, StateManifest, StatePart, TableFile, put_file,
-};
+use crate::store::{BATCH_ROWS, Output, StateKind, StateManifest, StatePart, TableFile};
 use crate::types::Ids;
 
 /// Reads what this process needs of the counts in a state; `None` where it has none.
@@ -29,7 +27,7 @@ pub(super) fn read(
         _ => None,
     };
     let Some((items, n_codes)) = stored.iter().find_map(of_items) else { return Ok(None) };
-    let reader = Reader { location: &output.location(), output };
+    let reader = Reader { output };
     let codes = reader.items(&items, Ids::new(state.item_id_type), n_codes)?;
     let (index, peers) = (worker.shell.index, worker.shell.peers);
     let mine = prepare::owned_shards(worker);
@@ -67,7 +65,7 @@ pub(in crate::run) fn problem(
     state: &StateManifest,
     advance: &dyn Fn(u64),
 ) -> Result<Option<String>> {
-    let reader = Reader { location: &output.location(), output };
+    let reader = Reader { output };
     let (mut n_codes, mut groups, mut differences) = (None, Vec::new(), Vec::new());
     for part in state.parts.iter().filter(|part| part.is_of_pairs()) {
         match part.kind {
@@ -79,7 +77,8 @@ pub(in crate::run) fn problem(
                 let users = Ids::new(state.user_id_type);
                 let coded = reader.shard(Some(part), (users, CODES_MAX))?;
                 let none = Coded::empty(&coded.users);
-                differences.push(Changes::between(&none, &coded).differences);
+                let codes = |row| coded.of(row).iter().copied();
+                differences.push(Changes::since(&none, &coded.users, codes).1.differences);
             }
             _ => groups.extend(reader.groups(part)?),
         }
@@ -94,14 +93,12 @@ pub(in crate::run) fn problem(
 }
 
 struct Reader<'a> {
-    location: &'a Location,
     output: &'a Output,
 }
 
 impl Reader<'_> {
     fn batches(&self, part: &StatePart) -> Result<Vec<arrow::array::RecordBatch>> {
-        let file = self.output.state_file(part);
-        Ok(store::read_all(self.location, &file, None)?)
+        Ok(self.output.read_state_part(part, BATCH_ROWS)?.collect::<Result<_, _>>()?)
     }
 
     fn items(&self, part: &StatePart, mut ids: Ids, n_codes: usize) -> Result<Codes> {
@@ -211,7 +208,6 @@ impl Writer<'_> {
     }
 
     fn put(&self, kind: StateKind, file: TableFile) -> Result<StatePart> {
-        let path = StatePart::path(kind, self.job.run_id);
-        Ok(StatePart { kind, file: put_file(self.output, &path, file.finish()?)? })
+        Ok(self.output.put_state_part(kind, self.job.run_id, file)?)
     }
 }

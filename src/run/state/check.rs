@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::load::summed;
 use crate::run::pair_counts;
 use crate::schema::state::{StoredRows, read_keys};
-use crate::store::{self, Output, StateKind, StateManifest, StatePart};
+use crate::store::{BATCH_ROWS, Output, StateKind, StateManifest, StatePart};
 use crate::types::{Ids, LogRow};
 
 /// What a state holds, and what is wrong with it.
@@ -68,9 +68,8 @@ impl Checker<'_> {
     ) -> Result<BTreeSet<u32>> {
         let (mut keys, mut ids) = (Vec::new(), Ids::new(id_type));
         for part in self.state.parts.iter().filter(|part| is_wanted(part)) {
-            let file = self.output.state_file(part);
-            for batch in store::read_all(&self.output.location(), &file, None)? {
-                read_keys(&batch, &mut keys, &mut ids)
+            for batch in self.output.read_state_part(part, BATCH_ROWS)? {
+                read_keys(&batch?, &mut keys, &mut ids)
                     .with_context(|| format!("\"{}\" cannot be used", part.file.path))?;
             }
             (self.advance)(part.file.bytes);
@@ -114,8 +113,8 @@ impl Checker<'_> {
     fn rows(&self, part: &StatePart) -> Result<Vec<(LogRow, i64)>> {
         let StateKind::Rows { tick_us, .. } = part.kind else { unreachable!("a run of rows") };
         let mut all = Vec::new();
-        let file = self.output.state_file(part);
-        for batch in store::read_all(&self.output.location(), &file, None)? {
+        for batch in self.output.read_state_part(part, BATCH_ROWS)? {
+            let batch = batch?;
             let rows = StoredRows::try_new(&batch, tick_us)
                 .with_context(|| format!("\"{}\" cannot be used", part.file.path))?;
             all.extend((0..rows.len()).map(|at| rows.get(at)));

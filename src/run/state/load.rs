@@ -1,17 +1,18 @@
 //! Reading stored rows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
 use super::{Base, Files, LeftOut, StatePlan, marks};
-use crate::kernels::event_rows::{EventRows, RowUsers};
+use crate::kernels::event_rows::EventRows;
 use crate::run::counts::ScanCounts;
 use crate::run::side::Deleted;
 use crate::run::{Job, Worker, prepare};
 use crate::schema::state::{StoredRows, read_keys};
-use crate::store::{self, Location, Output, StateKind, StateManifest, StatePart};
+use crate::store::{Output, StateKind, StateManifest, StatePart};
 use crate::types::{Ids, LogRow, shard_hash};
 
 /// Rows of a full block, and rows that are read at a time: what is made of so many stays in the cache.
@@ -59,9 +60,8 @@ pub(in crate::run) fn load(
     let files = Files::new(&worker.job.plan, base.as_ref(), &marks);
     let mine = prepare::owned_shards(worker);
     let loaded = base.as_ref().map(|base| {
-        let location = output.location();
         let (files, job) = (&files, worker.job);
-        let reader = Reader { output, location: &location, base, files, deleted, job };
+        let reader = Reader { output, base, files, deleted, job };
         worker.pool.install(|| reader.all(&mine))
     });
     if let Some(Err(error)) = &loaded {
@@ -135,7 +135,6 @@ impl Stored {
 
 struct Reader<'a> {
     output: &'a Output,
-    location: &'a Location,
     base: &'a StateManifest,
     files: &'a Files,
     deleted: &'a Deleted,
@@ -186,8 +185,8 @@ impl Reader<'_> {
     fn keys<'p>(&self, parts: impl Iterator<Item = &'p StatePart>, ids: Ids) -> Result<Keys> {
         let mut keys = Keys { keys: Vec::new(), ids };
         for part in parts {
-            for batch in store::read_all(self.location, &self.output.state_file(part), None)? {
-                read_keys(&batch, &mut keys.keys, &mut keys.ids)
+            for batch in self.output.read_state_part(part, BATCH_ROWS)? {
+                read_keys(&batch?, &mut keys.keys, &mut keys.ids)
                     .with_context(|| format!("\"{}\" cannot be used", part.file.path))?;
             }
         }
@@ -239,24 +238,10 @@ impl Reader<'_> {
     ) -> Result<()> {
         let StateKind::Rows { tick_us, .. } = part.kind else { unreachable!("a run of rows") };
         let unusable = || format!("\"{}\" cannot be used", part.file.path);
-        let file = self.output.state_file(part);
-        let footer = store::footer(self.location, &file)?;
-        let fields = footer.schema().fields().iter();
-        let columns: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
-        for row_group in 0..footer.n_row_groups() {
-            let batches = store::read_row_group_as_stored(
-                self.location,
-                &file,
-                &footer,
-                row_group,
-                &columns,
-                BATCH_ROWS,
-            );
-            for batch in batches? {
-                let batch = batch?;
-                let rows = StoredRows::try_new(&batch, tick_us).with_context(unusable)?;
-                take(&rows).with_context(unusable)?;
-            }
+        for batch in self.output.read_state_part(part, BATCH_ROWS)? {
+            let batch = batch?;
+            let rows = StoredRows::try_new(&batch, tick_us).with_context(unusable)?;
+            take(&rows).with_context(unusable)?;
         }
         Ok(())
     }
@@ -313,8 +298,8 @@ struct Taken<'a> {
     rows: EventRows,
     blocks: Vec<Vec<u8>>,
     gone: Vec<(LogRow, i64)>,
-    /// Whether some user or item is to be gone.
-    leaves_out: bool,
+    /// Whether some item is to be gone.
+    items_leave: bool,
     is_unclean: bool,
     left_out: LeftOut,
     counts: ScanCounts,
@@ -347,7 +332,7 @@ impl<'a> Taken<'a> {
         Ok(Self {
             files: reader.files,
             users,
-            leaves_out: !reader.deleted.users.is_empty() || !reader.deleted.items.is_empty(),
+            items_leave: items.contains(&Item::Gone),
             is_unclean: of_user.iter().any(|user| user.is_gone),
             of_user,
             of_item: items.to_vec(),
@@ -362,9 +347,9 @@ impl<'a> Taken<'a> {
         })
     }
 
-    /// Takes rows column by column, where nothing of them is to be left out.
+    /// Takes rows column by column, where they stay.
     fn take_batch(&mut self, batch: &StoredRows<'_>) -> Result<()> {
-        let [users, items, kinds, files] = batch.numbers();
+        let [users, _, _, files] = batch.numbers();
         let is_gone = |file: &i32| self.files.gone.contains(&(*file as u32));
         let first = files.first();
         let one_file = files.iter().all(|file| Some(file) == first);
@@ -372,16 +357,30 @@ impl<'a> Taken<'a> {
             true => !first.is_some_and(is_gone),
             false => self.files.gone.is_empty(),
         };
-        if !stays || self.leaves_out || !batch.are_single() {
+        if !stays || self.items_leave || !batch.are_single() {
             let mut rows = (0..batch.len()).map(|at| batch.get(at));
             return rows.try_for_each(|(row, copies)| self.take(row, copies));
         }
-        let there = users
-            .iter()
-            .all(|&key| self.of_user.get(key as usize).is_some_and(|user| user.place != NOBODY));
+        let (mut start, mut end) = (0, 0);
+        for of_user in users.chunk_by(|a, b| a == b) {
+            let rows = end..end + of_user.len();
+            end = rows.end;
+            if self.of_user.get(of_user[0] as usize).is_some_and(|user| user.is_gone) {
+                self.take_columns(batch, start..rows.start)?;
+                start = rows.end;
+                rows.map(|at| batch.get(at))
+                    .try_for_each(|(row, copies)| self.take(row, copies))?;
+            }
+        }
+        self.take_columns(batch, start..end)
+    }
+
+    /// Takes rows that all stay and are there once.
+    fn take_columns(&mut self, batch: &StoredRows<'_>, among: Range<usize>) -> Result<()> {
+        let [users, items, kinds, files] = batch.numbers().map(|column| &column[among.clone()]);
         let n_kinds = self.has_times.len();
-        if !there || kinds.iter().any(|&kind| kind as usize >= n_kinds) {
-            bail!("a row has a key or a kind that is none");
+        if kinds.iter().any(|&kind| kind as usize >= n_kinds) {
+            bail!("a row has a kind that is none");
         }
         for &item in items {
             match self.of_item.get_mut(item as usize) {
@@ -389,24 +388,25 @@ impl<'a> Taken<'a> {
                 _ => bail!("item key {item} is none"),
             }
         }
-        let Self { rows, of_user, users: of_shard, .. } = self;
-        let of_row = users.iter().map(|&key| of_user[key as usize]);
-        match (&mut rows.users, &of_shard.ids) {
-            (RowUsers::Int(to), Ids::Int(ids)) => {
-                to.extend(of_row.map(|user| ids[user.place as usize]));
+        let rows = &mut self.rows;
+        for of_user in users.chunk_by(|a, b| a == b) {
+            match self.of_user.get(of_user[0] as usize) {
+                Some(&User { place, hash, .. }) if place != NOBODY => {
+                    rows.users.push_times(self.users.ids.get(place as usize), hash, of_user.len());
+                }
+                _ => bail!("user key {} is none", of_user[0]),
             }
-            (to, ids) => of_row.for_each(|user| to.push(ids.get(user.place as usize), user.hash)),
         }
         rows.items.extend(items.iter().map(|&item| item as u32));
         rows.kinds.extend(kinds.iter().map(|&kind| kind as u8));
-        rows.values.extend_from_slice(batch.values());
-        rows.times.extend(batch.times());
+        rows.values.extend_from_slice(&batch.values()[among.clone()]);
+        rows.times.extend(batch.times(among.clone()));
         rows.files.extend(files.iter().map(|&file| file as u32));
         if self.has_digests {
-            rows.digests.extend(batch.digests());
+            rows.digests.extend(batch.digests(among.clone()));
         }
         let counts = &mut self.counts;
-        for (time, &kind) in batch.times().zip(kinds) {
+        for (time, &kind) in batch.times(among).zip(kinds) {
             if self.has_times[kind as usize] {
                 counts.oldest_us = counts.oldest_us.min(time);
                 let newest = if time < self.as_of_us { time } else { i64::MIN };

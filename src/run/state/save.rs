@@ -20,7 +20,6 @@ use crate::schema::state::{
 };
 use crate::store::{
     BATCH_ROWS, Output, STATE_FORMAT, StateInput, StateKind, StateManifest, StatePart, TableFile,
-    put_file,
 };
 use crate::types::{IdRef, IdType, Ids, LogRow};
 
@@ -301,8 +300,7 @@ impl Writer<'_> {
     }
 
     fn put(&self, kind: StateKind, file: TableFile) -> Result<StatePart> {
-        let path = StatePart::path(kind, self.job.run_id);
-        Ok(StatePart { kind, file: put_file(self.output, &path, file.finish()?)? })
+        Ok(self.output.put_state_part(kind, self.job.run_id, file)?)
     }
 
     /// The state as all processes have written it.

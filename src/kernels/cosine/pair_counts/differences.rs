@@ -5,6 +5,7 @@ use std::slice;
 
 use rayon::prelude::*;
 
+use super::CODES_MAX;
 use crate::kernels::cosine::ranked::BLOCK;
 use crate::kernels::cosine::sorting;
 
@@ -42,29 +43,22 @@ impl Differences {
     /// they are sorted by row.
     pub const CODES_AT_ONCE: usize = 1 << 25;
 
-    /// Adds a user, whose history had and has these codes, each ascending. Returns how many pairs are to be
-    /// counted for it: 0 if nothing changed.
-    ///
-    /// # Panics
-    /// If there would be 2³² codes.
-    pub fn push(&mut self, before: &[u16], after: &[u16]) -> u64 {
-        if before == after {
-            return 0;
-        }
+    /// Adds a user whose history is another, see [`Comparison::push`].
+    fn push(&mut self, before: &[u16], after: &[u16], changed: &Comparison) -> u64 {
+        let Comparison { kept, added, removed, .. } = changed;
         if before.is_empty() {
             let all = self.append(after);
             return self.walk(all.clone(), all, false);
         }
-        let Split { kept, added, removed } = Split::of(before, after);
-        let kept = self.append(&kept);
+        let kept = self.append(if removed.is_empty() { before } else { kept });
         let mut counted = 0;
         if !added.is_empty() {
-            let (added, after) = (self.append(&added), self.append(after));
+            let (added, after) = (self.append(added), self.append(after));
             counted += self.walk(added.clone(), after, false);
             counted += self.walk(kept.clone(), added, false);
         }
         if !removed.is_empty() {
-            let (removed, before) = (self.append(&removed), self.append(before));
+            let (removed, before) = (self.append(removed), self.append(before));
             counted += self.walk(removed.clone(), before, true);
             counted += self.walk(kept, removed, true);
         }
@@ -154,7 +148,11 @@ impl Differences {
         let rows = &rows[rows.partition_point(is_below)..];
         let with = &self.codes[walk.with.start as usize..walk.with.end as usize];
         let mut at = with.partition_point(is_below);
+        let are_few = rows.len() * Walk::FEW < with.len();
         for &row in rows {
+            if are_few {
+                at += with[at..].partition_point(|&code| code < row);
+            }
             while with.get(at).is_some_and(|&code| code < row) {
                 at += 1;
             }
@@ -167,32 +165,109 @@ impl Differences {
     }
 }
 
-/// What became of a history.
-#[derive(Default)]
-struct Split {
+/// Holds histories against what they were, with room that is used again.
+pub struct Comparison {
+    /// By code: what is known of it while a history is looked at, otherwise 0.
+    marks: Box<[u8; CODES_MAX]>,
+    /// A bit for each code, while some are sorted.
+    bits: Vec<u64>,
     kept: Vec<u16>,
     added: Vec<u16>,
     removed: Vec<u16>,
 }
 
-impl Split {
-    fn of(before: &[u16], mut after: &[u16]) -> Self {
-        let mut split = Self::default();
-        for &code in before {
-            let smaller = after.iter().take_while(|&&other| other < code).count();
-            split.added.extend_from_slice(&after[..smaller]);
-            after = &after[smaller..];
-            match after.split_first() {
-                Some((&first, rest)) if first == code => {
-                    split.kept.push(code);
-                    after = rest;
-                }
-                _ => split.removed.push(code),
+/// A code of the history before, and one that is there still.
+const WAS: u8 = 1;
+const STAYS: u8 = 2;
+
+impl Default for Comparison {
+    fn default() -> Self {
+        let marks = vec![0; CODES_MAX].into_boxed_slice().try_into().expect("a mark for each code");
+        Self { marks, bits: Vec::new(), kept: Vec::new(), added: Vec::new(), removed: Vec::new() }
+    }
+}
+
+impl Comparison {
+    /// Appends to `sorted` what a history is `now`, whose codes come in any order, and puts into
+    /// `differences` how it differs from what it was `before`, ascending. Returns how many pairs are to be
+    /// counted for it; `None` if nothing changed.
+    ///
+    /// Cost: a few steps for each code; sorting is for histories that are new, and for codes that came.
+    ///
+    /// # Panics
+    /// If `differences` would hold 2³² codes.
+    pub fn push(
+        &mut self,
+        before: &[u16],
+        now: impl Iterator<Item = u16>,
+        sorted: &mut Vec<u16>,
+        differences: &mut Differences,
+    ) -> Option<u64> {
+        let start = sorted.len();
+        self.added.clear();
+        self.removed.clear();
+        if before.is_empty() {
+            self.added.extend(now);
+            self.sort_added(sorted);
+        } else {
+            self.split(before, now);
+            merge(if self.removed.is_empty() { before } else { &self.kept }, &self.added, sorted);
+        }
+        let changed = !self.added.is_empty() || !self.removed.is_empty();
+        changed.then(|| differences.push(before, &sorted[start..], self))
+    }
+
+    /// Finds out what came and what went, each ascending; and what stays, if something went.
+    fn split(&mut self, before: &[u16], now: impl Iterator<Item = u16>) {
+        let Self { marks, kept, added, removed, .. } = self;
+        before.iter().for_each(|&code| marks[usize::from(code)] = WAS);
+        let mut n_kept = 0;
+        for code in now {
+            let mark = &mut marks[usize::from(code)];
+            if *mark == WAS {
+                *mark = STAYS;
+                n_kept += 1;
+            } else {
+                added.push(code);
             }
         }
-        split.added.extend_from_slice(after);
-        split
+        added.sort_unstable();
+        if n_kept < before.len() {
+            kept.clear();
+            for &code in before {
+                let stays = marks[usize::from(code)] == STAYS;
+                if stays { &mut *kept } else { &mut *removed }.push(code);
+            }
+        }
+        before.iter().for_each(|&code| marks[usize::from(code)] = 0);
     }
+
+    fn sort_added(&mut self, sorted: &mut Vec<u16>) {
+        let Self { bits, added, .. } = self;
+        let end = added.iter().max().map_or(0, |&last| usize::from(last) / 64 + 1);
+        if bits.len() < end {
+            bits.resize(end, 0);
+        }
+        added.iter().for_each(|code| bits[usize::from(code / 64)] |= 1 << (code % 64));
+        for (word, start) in bits[..end].iter_mut().zip((0..).step_by(64)) {
+            let mut left = std::mem::take(word);
+            while left != 0 {
+                sorted.push(start + left.trailing_zeros() as u16);
+                left &= left - 1;
+            }
+        }
+    }
+}
+
+/// Appends the codes of both to `all`, ascending like each of them; `few` are far fewer.
+fn merge(mut many: &[u16], few: &[u16], all: &mut Vec<u16>) {
+    for &code in few {
+        let (below, rest) = many.split_at(many.partition_point(|&other| other < code));
+        all.extend_from_slice(below);
+        all.push(code);
+        many = rest;
+    }
+    all.extend_from_slice(many);
 }
 
 /// Where the codes stand that a row is counted with.

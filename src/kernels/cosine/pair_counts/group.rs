@@ -25,16 +25,9 @@ pub(super) struct Group {
 impl Group {
     /// Counts of nobody, of a group in so many.
     pub(super) fn new(first: usize, n_groups: usize) -> Self {
-        let mut group = Self::of(first, Vec::new(), n_groups - first);
+        let mut group = Self { first, digits: Vec::new(), planes: Vec::new(), starts: vec![0] };
         group.grow(n_groups);
         group
-    }
-
-    /// No tile yet, with room for so many.
-    fn of(first: usize, planes: Vec<u64>, n_tiles: usize) -> Self {
-        let mut starts = Vec::with_capacity(n_tiles + 1);
-        starts.push(0);
-        Self { first, digits: Vec::with_capacity(n_tiles * BLOCK), planes, starts }
     }
 
     /// Adds tiles, so that there are so many groups.
@@ -59,14 +52,20 @@ impl Group {
         if digits.len() != (n_groups - first) * BLOCK || !digits.iter().all(is_count) {
             return None;
         }
-        let mut starts = Vec::with_capacity(n_groups - first + 1);
+        let mut group = Self { first, digits, planes, starts: Vec::new() };
+        group.set_starts();
+        (group.starts.last() == Some(&group.planes.len())).then_some(group)
+    }
+
+    fn set_starts(&mut self) {
+        let Self { digits, starts, .. } = self;
+        starts.clear();
         starts.push(0);
         let mut end = 0;
-        for tile in digits.as_chunks::<BLOCK>().0 {
+        starts.extend(digits.as_chunks::<BLOCK>().0.iter().map(|tile| {
             end += tile.iter().map(|&digits| usize::from(digits)).sum::<usize>();
-            starts.push(end);
-        }
-        (end == planes.len()).then_some(Self { first, digits, planes, starts })
+            end
+        }));
     }
 
     /// The codes of its rows.
@@ -147,8 +146,8 @@ pub(super) struct Counter {
     /// Lowest digits, row by row, and behind them what makes a row of as many as there may be codes.
     bytes: Vec<u8>,
     rows: [Counted; BLOCK],
-    /// Room for planes.
-    spare: Vec<u64>,
+    /// Room for the planes of a group, with what it had there before.
+    planes: Vec<u64>,
 }
 
 /// What is counted of one row beside its bytes.
@@ -168,27 +167,27 @@ impl Counter {
             n_cells,
             bytes,
             rows: std::array::from_fn(|_| Counted::default()),
-            spare: Vec::new(),
+            planes: Vec::new(),
         }
     }
 
     /// Adds to all rows of a group, or takes from them.
     pub(super) fn add(&mut self, group: &mut Group, visits: &Visits, codes: &[u16], minus: bool) {
-        let Self { n_cells, bytes, rows, spare } = self;
+        let Self { n_cells, bytes, rows, planes } = self;
         let start = group.codes().start;
         for (row, (code, counted)) in group.codes().zip(rows.iter_mut()).enumerate() {
             let cells = &mut bytes[row * *n_cells..][..u16::n_cells(*n_cells)];
             counted.count(cells, visits.of(code), codes, start..visits.cut.max(start));
         }
-        let mut after = Group::of(group.first, std::mem::take(spare), group.n_tiles());
-        dispatch(Merge { before: group, bytes, n_cells: *n_cells, rows, minus, after: &mut after });
+        let (before, n_cells) = (&*group, *n_cells);
+        let digits = dispatch(Merge { before, bytes, n_cells, rows, minus, planes });
+        let n_planes = digits.iter().map(|&digits| usize::from(digits)).sum();
         // As long as it is and no longer, in the place that it has where it fits.
         group.planes.clear();
-        group.planes.reserve_exact(after.planes.len());
-        group.planes.extend_from_slice(&after.planes);
-        *spare = std::mem::replace(&mut after.planes, std::mem::take(&mut group.planes));
-        spare.clear();
-        *group = after;
+        group.planes.reserve_exact(n_planes);
+        group.planes.extend_from_slice(&planes[..n_planes]);
+        group.digits = digits;
+        group.set_starts();
     }
 }
 
@@ -258,7 +257,8 @@ fn ask_for(codes: &[u16], Visit { start, end }: Visit) {
     (start..end).step_by(PER_LINE).for_each(|at| prefetch(codes, at));
 }
 
-/// Adds what was counted to the rows of a group, or takes it away, and empties it.
+/// Adds what was counted to the rows of a group, or takes it away, and empties it. Gives the digits of each
+/// block.
 struct Merge<'a> {
     before: &'a Group,
     bytes: &'a mut [u8],
@@ -266,42 +266,55 @@ struct Merge<'a> {
     n_cells: usize,
     rows: &'a mut [Counted; BLOCK],
     minus: bool,
-    after: &'a mut Group,
+    /// Where the planes go, from the start.
+    planes: &'a mut Vec<u64>,
 }
 
 impl Kernel for Merge<'_> {
-    type Output = ();
+    type Output = Vec<u8>;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Self { before, bytes, n_cells, rows, minus, after } = self;
-        for (tile, codes) in before.tiles().zip((before.first..).map(|block| block * BLOCK)) {
-            for ((row, counted), block) in rows.iter_mut().enumerate().zip(tile.blocks()) {
-                let start = after.planes.len();
+    fn run<S: Simd>(self, simd: S) -> Vec<u8> {
+        let Self { before, bytes, n_cells, rows, minus, planes } = self;
+        let mut digits = vec![0; before.digits.len()];
+        let mut end = 0;
+        let tiles = before.tiles().zip((before.first..).map(|block| block * BLOCK));
+        for ((tile, codes), digits) in tiles.zip(digits.as_chunks_mut::<BLOCK>().0) {
+            if planes.len() < end + BLOCK * DIGITS_MAX {
+                planes.resize(2 * end + BLOCK * DIGITS_MAX, 0);
+            }
+            let of_rows = rows.iter_mut().zip(digits).enumerate();
+            for ((row, (counted, digits)), block) in of_rows.zip(tile.blocks()) {
+                let to = planes[end..].first_chunk_mut().expect("room for the digits");
                 let at = row * n_cells + codes;
                 prefetch(bytes, at + BLOCK);
-                if !counted.any {
-                    after.planes.extend_from_slice(block);
+                let n_digits = if !counted.any {
+                    to[..block.len()].copy_from_slice(block);
+                    block.len()
                 } else if codes < counted.words.len() {
                     let high = block_of(&mut counted.words, codes);
                     let low = block_of(bytes, at);
                     high.iter_mut().zip(&*low).for_each(|(high, &low)| *high += u32::from(low));
                     let by = Planes::new(simd, high);
-                    after.push(block, |digit| by.planes[digit], by.n, minus);
                     high.fill(0);
                     low.fill(0);
+                    sum(to, block, |digit| by.planes[digit], by.n, minus)
                 } else {
                     let low = block_of(bytes, at);
-                    let n_digits = digits_of(low);
-                    after.push(block, |digit| simd.bytes_with(digit as u32, low), n_digits, minus);
-                    low.fill(0);
-                }
-                after.digits.push((after.planes.len() - start) as u8);
+                    let by = std::mem::replace(low, [0; BLOCK]);
+                    let digit = |digit| simd.bytes_with(digit as u32, &by);
+                    sum(to, block, digit, digits_of(&by), minus)
+                };
+                *digits = n_digits as u8;
+                end += n_digits;
             }
-            after.starts.push(after.planes.len());
         }
+        digits
     }
 }
+
+/// Binary digits of any count, and one more.
+const DIGITS_MAX: usize = u32::BITS as usize + 1;
 
 #[inline(always)]
 fn block_of<T>(cells: &mut [T], code: usize) -> &mut [T; BLOCK] {
@@ -319,38 +332,39 @@ fn digits_of(bytes: &[u8; BLOCK]) -> usize {
     (u8::BITS - all.leading_zeros()) as usize
 }
 
-impl Group {
-    /// Adds the block that `block` becomes with numbers of which these are the digits.
-    #[inline(always)]
-    fn push(&mut self, block: &[u64], digit: impl Fn(usize) -> u64, n_digits: usize, minus: bool) {
-        let start = self.planes.len();
-        let mut carry = 0;
-        if minus {
-            assert!(n_digits <= block.len(), "no more users leave a pair than it has");
-            for (at, &a) in block.iter().enumerate() {
-                let b = if at < n_digits { digit(at) } else { 0 };
-                self.planes.push(a ^ b ^ carry);
-                carry = (!a & b) | (carry & !(a ^ b));
-            }
-            assert!(carry == 0, "no more users leave a pair than it has");
-            while self.planes.len() > start && self.planes.last() == Some(&0) {
-                self.planes.pop();
-            }
-            return;
+/// Writes what a block becomes with numbers of which these are the digits; returns how many digits it has.
+#[inline(always)]
+fn sum(
+    to: &mut [u64; DIGITS_MAX],
+    block: &[u64],
+    digit: impl Fn(usize) -> u64,
+    n_digits: usize,
+    minus: bool,
+) -> usize {
+    let mut carry = 0;
+    if minus {
+        assert!(n_digits <= block.len(), "no more users leave a pair than it has");
+        for (at, (to, &a)) in to.iter_mut().zip(block).enumerate() {
+            let b = if at < n_digits { digit(at) } else { 0 };
+            *to = a ^ b ^ carry;
+            carry = (!a & b) | (carry & !(a ^ b));
         }
-        for at in 0..n_digits {
-            let (a, b) = (block.get(at).copied().unwrap_or(0), digit(at));
-            self.planes.push(a ^ b ^ carry);
-            carry = (a & b) | (carry & (a ^ b));
-        }
-        for &a in block.iter().skip(n_digits) {
-            self.planes.push(a ^ carry);
-            carry &= a;
-        }
-        if carry != 0 {
-            self.planes.push(carry);
-        }
+        assert!(carry == 0, "no more users leave a pair than it has");
+        let last = to[..block.len()].iter().rposition(|&plane| plane != 0);
+        return last.map_or(0, |last| last + 1);
     }
+    for (at, to) in to.iter_mut().enumerate().take(n_digits) {
+        let (a, b) = (block.get(at).copied().unwrap_or(0), digit(at));
+        *to = a ^ b ^ carry;
+        carry = (a & b) | (carry & (a ^ b));
+    }
+    for (to, &a) in to.iter_mut().zip(block).skip(n_digits) {
+        *to = a ^ carry;
+        carry &= a;
+    }
+    let end = n_digits.max(block.len());
+    to[end] = carry;
+    end + usize::from(carry != 0)
 }
 
 /// 64 numbers in bit planes: one word for each binary digit, the lowest first.

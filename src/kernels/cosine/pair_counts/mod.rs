@@ -17,8 +17,8 @@ mod tests;
 
 use std::sync::Mutex;
 
-pub use self::differences::Differences;
 use self::differences::Visits;
+pub use self::differences::{Comparison, Differences};
 use self::group::{Counter, Group};
 pub use self::ranking::{Numbers, merged};
 use super::ranked::BLOCK;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Differences, Numbers, PairCounts, bytes_max, merged, n_groups};
+use super::{Comparison, Differences, Numbers, PairCounts, bytes_max, merged, n_groups};
 use crate::kernels::cosine::{Interactions, Params};
 use crate::kernels::{NeighborLists, reference, simd};
 use crate::types::ItemIdx;
@@ -20,9 +20,12 @@ type Histories = Vec<Vec<u16>>;
 
 /// Counts of these histories, after those before.
 fn add(counts: &mut PairCounts, before: &Histories, after: &Histories) {
-    let mut differences = Differences::default();
+    let (mut differences, mut comparison) = (Differences::default(), Comparison::default());
     for (before, after) in before.iter().zip(after) {
-        differences.push(before, after);
+        let (any_order, mut sorted) = (after.iter().rev().copied(), vec![9]);
+        let counted = comparison.push(before, any_order, &mut sorted, &mut differences);
+        assert_eq!(counted.is_some(), before != after);
+        assert_eq!(sorted[1..], after[..]);
     }
     counts.add(&Differences::decode(&differences.encode()));
 }
