@@ -6,7 +6,16 @@
 
 use std::collections::BTreeSet;
 
+use arrow::array::{Array, ArrayRef, UInt32Array};
+use arrow::compute::take;
+use arrow::datatypes::FieldRef;
+use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -15,7 +24,7 @@ use super::list::InputFile;
 use super::log::{Log, LogEntry, Standing};
 use super::manifest::{PublishedFile, RunPath, is_plain};
 use super::output::{Output, put_file, to_json};
-use super::table_writer::{TableFile, batches, sha256_hex};
+use super::table_writer::{TableFile, encode_error, sha256_hex};
 use crate::types::IdType;
 
 /// The format of state that this version writes, and the only one it reads: other state is rebuilt.
@@ -315,7 +324,10 @@ impl Output {
         let path = &part.file.path;
         let bytes = self.get(path)?.filter(|bytes| xxh3_hex(bytes) == part.xxh3);
         let bytes = bytes.ok_or_else(|| PublishError::Changed { path: self.url_of(path) })?;
-        batches(&part.file.table, bytes, n)
+        let table = part.file.table.clone();
+        let error = move |source| encode_error(&table, source);
+        let batches = batches(bytes, n).map_err(&error)?;
+        Ok(batches.map(move |batch| batch.map_err(|source| error(source.into()))))
     }
 
     /// The parts as files to be read at [`Output::location`].
@@ -324,9 +336,97 @@ impl Output {
     }
 }
 
+/// The rows of a file, in batches of `n` at most. Columns of integers that are all the same, as most of them
+/// are that few logs have, are not decoded but known from the footer.
+fn batches(
+    bytes: Bytes,
+    n: usize,
+) -> Result<impl Iterator<Item = Result<RecordBatch, ArrowError>> + use<>, ParquetError> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?.with_batch_size(n);
+    let schema = builder.schema().clone();
+    let constant = |field: &FieldRef| -> Result<Option<ArrayRef>, ParquetError> {
+        let Some(value) = constant(&builder, field.name())? else { return Ok(None) };
+        Ok(Some(take(&value, &UInt32Array::from(vec![0; n]), None)?))
+    };
+    let constants = schema.fields().iter().map(constant).collect::<Result<Vec<_>, _>>()?;
+    let others = (0..constants.len()).filter(|&column| constants[column].is_none());
+    let mask = ProjectionMask::roots(builder.parquet_schema(), others);
+    let reader = builder.with_projection(mask).build()?;
+    Ok(reader.map(move |batch| {
+        let batch = batch?;
+        let mut decoded = batch.columns().iter();
+        let column = |constant: &Option<ArrayRef>| match constant {
+            Some(constant) => constant.slice(0, batch.num_rows()),
+            None => decoded.next().expect("a column that is decoded").clone(),
+        };
+        RecordBatch::try_new(schema.clone(), constants.iter().map(column).collect())
+    }))
+}
+
+/// What all rows hold in a column of integers, an array of one row; `None` where they differ.
+fn constant(
+    builder: &ParquetRecordBatchReaderBuilder<Bytes>,
+    column: &str,
+) -> Result<Option<ArrayRef>, ParquetError> {
+    let found = StatisticsConverter::try_new(column, builder.schema(), builder.parquet_schema())?;
+    let groups = builder.metadata().row_groups();
+    if groups.is_empty() || !found.arrow_field().data_type().is_integer() {
+        return Ok(None);
+    }
+    let [least, largest] = [found.row_group_mins(groups)?, found.row_group_maxes(groups)?];
+    let first = least.slice(0, 1);
+    let is_first =
+        |bounds: &ArrayRef| (0..bounds.len()).all(|group| *bounds.slice(group, 1) == *first);
+    let is_constant = first.null_count() == 0 && is_first(&least) && is_first(&largest);
+    Ok(is_constant.then_some(first))
+}
+
 fn xxh3_hex(bytes: &[u8]) -> String {
     format!("{:016x}", xxh3_64(bytes))
 }
 
 /// A job whose spec changed back and forth finds its state this many publications ago.
 const GENERATIONS_LOOKED_AT: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Float32Array, Int32Array, Int64Array};
+    use arrow::compute::concat_batches;
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    #[test]
+    fn columns_of_one_number_come_back_like_others() {
+        let columns = [
+            ("key", DataType::Int32),
+            ("same", DataType::Int64),
+            ("zero", DataType::Float32),
+            ("late", DataType::Int64),
+        ];
+        let fields = columns.map(|(name, data_type)| Field::new(name, data_type, false));
+        let schema = Schema::new(fields.to_vec());
+        for n_rows in [0, 1, 5] {
+            let late = |row| i64::from(row + 1 == n_rows);
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(Int32Array::from_iter_values(0..n_rows)),
+                Arc::new(Int64Array::from_iter_values((0..n_rows).map(|_| i64::MIN))),
+                Arc::new(Float32Array::from_iter_values((0..n_rows).map(|_| -0.0))),
+                Arc::new(Int64Array::from_iter_values((0..n_rows).map(late))),
+            ];
+            let rows = RecordBatch::try_new(Arc::new(schema.clone()), columns).unwrap();
+            let mut file =
+                TableFile::with_differences("state", &schema, &["key"], &["key"]).unwrap();
+            file.write(&rows).unwrap();
+            let read: Vec<_> = batches(file.finish().unwrap().bytes, 2).unwrap().collect();
+            let read: Vec<RecordBatch> = read.into_iter().map(Result::unwrap).collect();
+            assert!(read.iter().all(|batch| batch.num_rows() <= 2), "{read:?}");
+            assert_eq!(format!("{rows:?}"), {
+                let whole = concat_batches(&rows.schema(), &read).unwrap();
+                format!("{whole:?}")
+            });
+        }
+    }
+}

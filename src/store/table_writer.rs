@@ -190,23 +190,14 @@ impl EncodedFile {
     pub fn batches(
         &self,
         n: usize,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch, PublishError>> + use<>, PublishError> {
-        batches(&self.table, self.bytes.clone(), n)
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, PublishError>> + use<'_>, PublishError>
+    {
+        let error = |source: ParquetError| encode_error(&self.table, source);
+        let reader = ParquetRecordBatchReaderBuilder::try_new(self.bytes.clone())
+            .and_then(|builder| builder.with_batch_size(n).build())
+            .map_err(error)?;
+        Ok(reader.map(move |batch| batch.map_err(|source| error(source.into()))))
     }
-}
-
-/// The rows of a file that was written here, in batches of `n` at most.
-pub(super) fn batches(
-    table: &str,
-    bytes: Bytes,
-    n: usize,
-) -> Result<impl Iterator<Item = Result<RecordBatch, PublishError>> + use<>, PublishError> {
-    let table = table.to_owned();
-    let error = move |source: ParquetError| encode_error(&table, source);
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
-        .and_then(|builder| builder.with_batch_size(n).build())
-        .map_err(&error)?;
-    Ok(reader.map(move |batch| batch.map_err(|source| error(source.into()))))
 }
 
 /// Every setting that moves a byte is written out: a new default of the library must not. Version 1
@@ -242,7 +233,7 @@ fn sorting_columns(
     Ok((!sorted_by.is_empty()).then(|| sorted_by.iter().map(column).collect()))
 }
 
-fn encode_error(table: &str, source: ParquetError) -> PublishError {
+pub(super) fn encode_error(table: &str, source: ParquetError) -> PublishError {
     PublishError::Encode { table: table.to_owned(), source }
 }
 

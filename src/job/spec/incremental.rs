@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 pub struct Incremental {
     /// A run goes on from the newest generation whose state fits: rows of files that are as they were
     /// come from there, those of files that changed or are gone are taken back, and only new and
-    /// changed files are read. Where no state fits, all files are read. Up to 65,536 items, and where
-    /// `limits.memory_bytes_max` has room for them, the numbers of users of all pairs of items are kept as
-    /// well (4 bits a pair for a typical shop): neighbors with `weights = "binary"` are made from these,
-    /// and only pairs of users with another history are counted. The results are those of a full run,
-    /// byte for byte.
+    /// changed files are read. Where no state fits, or it is not what was written, all files are read. Up
+    /// to 65,536 items, where many of them share users and `limits.memory_bytes_max` has room, the numbers
+    /// of users of all pairs of items are kept as well (4 bits a pair for a typical shop): neighbors with
+    /// `weights = "binary"` are made from these, and only pairs of users with another history are
+    /// counted. The results are those of a full run, byte for byte.
     #[schemars(example = false)]
     pub enabled: bool,
     /// Beside each table but `rejects` and those of factors (they change entirely with each fit), a run
