@@ -18,7 +18,7 @@ use super::item_totals::{Adder, ItemSum, ItemTotals};
 use crate::types::{Histories, IdRef, Ids, UserFacts};
 use builder::Builder;
 use event::{Event, Layout};
-use group::{Kept, Room, events};
+use group::{Events, Kept, Room, events};
 pub use pairs::Dropped;
 use pairs::{DraftPairs, finish_seen};
 pub use weights::MAX;
@@ -214,8 +214,8 @@ impl Rows<'_> {
     fn draft<K: Kept>(&self, like: &Ids, params: Params<'_>, scratch: &mut Scratch<'_>) -> Draft {
         let Scratch { room, adder } = scratch;
         let ids = room.users.find(self.blocks, like);
-        let (mut keys, latest) =
-            events::<K>(room, self.blocks, self.ranks, self.layout, params.kinds);
+        let Events { mut keys, latest, n_late } =
+            events::<K>(room, self.blocks, self.ranks, self.layout, params);
         let mut order: Vec<u32> = (0..ids.len() as u32).collect();
         order.sort_unstable_by(|&a, &b| ids.cmp_rows(a as usize, b as usize));
         let digests = digests(self.blocks);
@@ -226,9 +226,12 @@ impl Rows<'_> {
         let mut spare = Vec::new();
         for code in order.into_iter().map(|code| code as usize) {
             let of_user = &mut keys[room.users.events_of(code)];
-            builder.user(ids.get(code), of_user, &mut spare);
+            if !of_user.is_empty() {
+                builder.user(ids.get(code), of_user, &mut spare);
+            }
         }
         builder.draft.rows_read = keys.len() as u64;
+        builder.draft.filtered.after_as_of = n_late as u64;
         let draft = builder.finish();
         keys.clear();
         *K::of(room) = keys;

@@ -26,8 +26,6 @@ pub(super) struct Builder<'a, 't> {
     weights: Weights<'a>,
     /// Whether some kind takes back another.
     may_undo: bool,
-    /// Whether some event is at or after `as_of`.
-    some_are_late: bool,
     /// Where sums are all that decides.
     plain: Option<Plain>,
     marks: &'a mut Marks,
@@ -83,7 +81,6 @@ impl<'a, 't> Builder<'a, 't> {
             adder,
             layout,
             weights,
-            some_are_late: latest_us >= params.calendar.as_of_us,
             plain,
             marks,
             may_undo: params.kinds.iter().any(EventKind::may_undo),
@@ -98,16 +95,13 @@ impl<'a, 't> Builder<'a, 't> {
         }
     }
 
-    /// Takes the events of one user; `spare` is room.
+    /// Takes the events of one user, of which there are some; `spare` is room.
     pub(super) fn user<K: Kept>(&mut self, id: IdRef<'_>, events: &mut [K], spare: &mut Vec<K>) {
         if self.plain_user(id, events) {
             return;
         }
         K::sort(events, self.layout, spare);
-        let n_left = self.drop_later_and_repeated(events);
-        if n_left == 0 {
-            return;
-        }
+        let n_left = self.drop_repeated(events);
         let events = &events[..n_left];
         let mut facts =
             UserFacts { first_event_us: i64::MAX, last_event_us: i64::MIN, ..UserFacts::default() };
@@ -155,21 +149,15 @@ impl<'a, 't> Builder<'a, 't> {
     }
 
     /// Moves the events that count to the front, still in order; returns how many they are.
-    fn drop_later_and_repeated<K: Kept>(&mut self, events: &mut [K]) -> usize {
-        let (layout, as_of) = (self.layout, self.params.calendar.as_of_us);
-        let n_before = match self.some_are_late {
-            true => retain(events, |event| layout.time_us(event.ticks(layout)) < as_of),
-            false => events.len(),
-        };
-        self.draft.filtered.after_as_of += (events.len() - n_before) as u64;
-        let events = &mut events[..n_before];
+    fn drop_repeated<K: Kept>(&mut self, events: &mut [K]) -> usize {
+        let layout = self.layout;
         // 0 for an event without id.
         let digest =
             |event: &K| self.digests.get(event.event(layout).row as usize).copied().unwrap_or(0);
         if self.digests.is_empty() || events.iter().all(|event| digest(event) == 0) {
-            return n_before;
+            return events.len();
         }
-        let mut first_of: HashMap<u128, (u64, usize)> = HashMap::with_capacity(n_before);
+        let mut first_of: HashMap<u128, (u64, usize)> = HashMap::with_capacity(events.len());
         for (position, event) in events.iter().enumerate() {
             let ticks = event.ticks(layout);
             let first = first_of.entry(digest(event)).or_insert((ticks, position));
@@ -180,7 +168,7 @@ impl<'a, 't> Builder<'a, 't> {
             position += 1;
             digest(event) == 0 || first_of[&digest(event)].1 == position - 1
         });
-        self.draft.filtered.duplicate += (n_before - n_first) as u64;
+        self.draft.filtered.duplicate += (events.len() - n_first) as u64;
         n_first
     }
 

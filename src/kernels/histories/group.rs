@@ -2,9 +2,9 @@
 
 use std::iter::repeat_n;
 
-use super::EventKind;
 use super::event::{Event, Key, Layout};
 use super::plain::Marks;
+use super::{EventKind, Params};
 use crate::kernels::dictionary::Interner;
 use crate::kernels::event_rows::{Column, Packed, PackedUsers};
 use crate::types::{IdRef, Ids};
@@ -26,7 +26,7 @@ pub(super) struct Users {
     interner: Interner,
     /// The user of each row, by code.
     code_of_row: Vec<u32>,
-    /// Where the events of the user of each code begin, and at the end that of all.
+    /// Where the events of the user of each code begin.
     starts: Vec<u32>,
     /// Where the next event of each user goes.
     next: Vec<u32>,
@@ -86,13 +86,12 @@ impl Users {
             start += *n_events;
             *n_events = start - *n_events;
         }
-        starts.push(start);
         interner.take_ids()
     }
 
-    /// Where the events of the user of a code lie.
+    /// Where the events of the user of a code lie, once they are put there.
     pub(super) fn events_of(&self, code: usize) -> std::ops::Range<usize> {
-        self.starts[code] as usize..self.starts[code + 1] as usize
+        self.starts[code] as usize..self.next[code] as usize
     }
 }
 
@@ -187,29 +186,42 @@ impl Kept for Event {
     }
 }
 
-/// The events of all rows, those of one user next to each other: see [`Users::events_of`]. And the ticks
-/// of the latest.
-///
-/// `ranks` by block, where items are codes.
+/// The events of a shard.
+pub(super) struct Events<K> {
+    /// Those of one user next to each other: see [`Users::events_of`].
+    pub(super) keys: Vec<K>,
+    /// Ticks of the latest.
+    pub(super) latest: u64,
+    /// Rows that are left out, as they are of `as_of` or after.
+    pub(super) n_late: usize,
+}
+
+/// The events of all rows before `as_of`. `ranks` by block, where items are codes.
 pub(super) fn events<K: Kept>(
     room: &mut Room,
     blocks: &[Packed<'_>],
     ranks: &[Option<&[u32]>],
     layout: &Layout,
-    kinds: &[EventKind],
-) -> (Vec<K>, u64) {
+    Params { kinds, calendar, .. }: Params<'_>,
+) -> Events<K> {
+    let is_late = |ticks| layout.time_us(ticks) >= calendar.as_of_us;
     let mut events = std::mem::take(K::of(room));
     let has_ids = blocks.iter().any(|block| block.digests.is_some());
     let undoes: Vec<Undoes> = kinds.iter().map(Undoes::of).collect();
     let Room { users, columns, .. } = room;
     let Users { code_of_row, next, .. } = users;
     events.resize(code_of_row.len(), K::default());
-    let (mut users_of_rows, mut first_row, mut latest) = (&code_of_row[..], 0, 0);
+    let (mut users_of_rows, mut first_row) = (&code_of_row[..], 0);
+    let (mut latest, mut n_late) = (0, 0);
     for (block, ranks) in blocks.iter().zip(ranks) {
         let users_of = users_of_rows.split_off(..block.n_rows).expect("a user of every row");
         let mut places = Places { events: &mut events, next, users_of };
         let are_runs = block.users.column().are_runs();
         if layout.is_item_alone() {
+            if is_late(0) {
+                n_late += block.n_rows;
+                continue;
+            }
             columns.decode_items(block, *ranks);
             places.put(are_runs, columns.items.iter().map(|&item| K::of_item(item)));
             first_row += block.n_rows;
@@ -217,17 +229,26 @@ pub(super) fn events<K: Kept>(
         }
         columns.decode(block, *ranks, layout);
         let Columns { items, ticks, kinds, values } = &*columns;
-        latest = ticks.iter().copied().fold(latest, u64::max);
         let rows = items.iter().zip(ticks).zip(kinds).zip(values).zip(first_row..);
         let keys = rows.map(|((((&item, &ticks), &kind), &value_bits), row)| {
             let is_undo = undoes[usize::from(kind)].says(value_bits);
             let row = if has_ids { row as u32 } else { 0 };
             K::new(Event { item, ticks, is_undo, kind, value_bits, row }, layout)
         });
-        places.put(are_runs, keys);
         first_row += block.n_rows;
+        let newest = ticks.iter().copied().max().unwrap_or(0);
+        if !is_late(newest) {
+            latest = latest.max(newest);
+            places.put(are_runs, keys);
+            continue;
+        }
+        let in_time = |ticks: &u64| !is_late(*ticks);
+        let counts = ticks.iter().map(in_time);
+        n_late += places.put_some(keys.zip(counts));
+        let in_time = ticks.iter().copied().filter(in_time);
+        latest = in_time.fold(latest, u64::max);
     }
-    (events, latest)
+    Events { keys: events, latest, n_late }
 }
 
 /// Where the events of a block go.
@@ -258,5 +279,21 @@ impl<K> Places<'_, K> {
             events[*place as usize] = key;
             *place += 1;
         }
+    }
+
+    /// Puts the keys that count; returns how many do not.
+    fn put_some(&mut self, keys: impl Iterator<Item = (K, bool)>) -> usize {
+        let Self { events, next, users_of } = self;
+        let mut n_left_out = 0;
+        for ((key, counts), &user) in keys.zip(*users_of) {
+            if !counts {
+                n_left_out += 1;
+                continue;
+            }
+            let place = &mut next[user as usize];
+            events[*place as usize] = key;
+            *place += 1;
+        }
+        n_left_out
     }
 }
