@@ -498,7 +498,9 @@ fn plain() -> impl Strategy<Value = (Vec<Row>, Setup)> {
     (rows, setups(), marks, any::<[bool; 5]>()).prop_map(
         |(rows, mut setup, marks, [has_window, is_old, has_segments, has_heavy, are_same])| {
             let row = |(user, item, kind, time)| {
-                let (kind, time) = if are_same { (0, 60) } else { (kind, time) };
+                // Late, if some are old.
+                let (kind, time) =
+                    if are_same { (0, if is_old { 95 } else { 60 }) } else { (kind, time) };
                 let time = DAY_US * (time + i64::from(is_old && time > 90) * 20);
                 Row { user, item, kind, value: 1.0, time, id: 0 }
             };
@@ -543,7 +545,13 @@ proptest! {
         (rows, shuffled) in rows().prop_flat_map(|rows| (Just(rows.clone()), Just(rows).prop_shuffle())),
         setup in setups(),
     ) {
-        prop_assert_eq!(kernel(&rows, &setup, false), kernel(&shuffled, &setup, true));
+        let expected = kernel(&rows, &setup, false);
+        prop_assert_eq!(&expected, &kernel(&shuffled, &setup, true));
+        // As rows of state come.
+        let mut by_user = shuffled;
+        by_user.sort_by_key(|row| row.user);
+        prop_assert_eq!(&expected, &kernel(&by_user, &setup, false));
+        prop_assert_eq!(&expected, &kernel(&by_user, &setup, true));
     }
 }
 

@@ -211,9 +211,10 @@ pub(super) fn events<K: Kept>(
     let Room { users, columns, .. } = room;
     let Users { code_of_row, next, .. } = users;
     events.resize(code_of_row.len(), K::default());
-    let (mut users_of_rows, mut first_row) = (&code_of_row[..], 0);
-    let (mut latest, mut n_late) = (0, 0);
+    let (mut users_of_rows, mut end, mut latest, mut n_late) = (&code_of_row[..], 0, 0, 0);
     for (block, ranks) in blocks.iter().zip(ranks) {
+        let first_row = end;
+        end += block.n_rows;
         let users_of = users_of_rows.split_off(..block.n_rows).expect("a user of every row");
         let mut places = Places { events: &mut events, next, users_of };
         let are_runs = block.users.column().are_runs();
@@ -224,7 +225,6 @@ pub(super) fn events<K: Kept>(
             }
             columns.decode_items(block, *ranks);
             places.put(are_runs, columns.items.iter().map(|&item| K::of_item(item)));
-            first_row += block.n_rows;
             continue;
         }
         columns.decode(block, *ranks, layout);
@@ -235,7 +235,6 @@ pub(super) fn events<K: Kept>(
             let row = if has_ids { row as u32 } else { 0 };
             K::new(Event { item, ticks, is_undo, kind, value_bits, row }, layout)
         });
-        first_row += block.n_rows;
         let newest = ticks.iter().copied().max().unwrap_or(0);
         if !is_late(newest) {
             latest = latest.max(newest);
