@@ -449,7 +449,10 @@ fn drive_stages(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
         .map(|source| Log::open(runtime, &source.url, &request.base, &source.files))
         .collect();
     let logs = agree(shell, record, logs)?;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(request.threads).build();
+    let pool = match &request.carried {
+        Some(carried) => carried.pool(request.threads, (shell.peers, shell.index)),
+        None => carried::pool(request.threads).map(Arc::new),
+    };
     let pool = agree(shell, record, pool.context("the threads for kernels cannot be started"))?;
     let (seconds, more) = began.since(runtime);
     observer.end("plan", seconds, &format!("{} rows in {} shards", plan.n_rows, plan.n_shards));
