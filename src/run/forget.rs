@@ -195,7 +195,9 @@ impl Search<'_> {
         (self.advance)(path);
         self.found.files += 1;
         let mut held = BTreeSet::new();
-        for batch in store::read_all(self.location, &self.output.state_file(part), Some(&["id"]))? {
+        for batch in
+            store::read_all(self.location, &self.output.input_file(&part.file), Some(&["id"]))?
+        {
             let ids = schema::id_column(&batch, "id")?;
             self.found.ids += ids.len() as u64;
             held.extend(ids_in(&ids, wanted));

@@ -20,7 +20,6 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::PublishError;
-use super::list::InputFile;
 use super::log::{Log, LogEntry, Standing};
 use super::manifest::{PublishedFile, RunPath, is_plain};
 use super::output::{Output, put_file, to_json};
@@ -328,11 +327,6 @@ impl Output {
         let error = move |source| encode_error(&table, source);
         let batches = batches(bytes, n).map_err(&error)?;
         Ok(batches.map(move |batch| batch.map_err(|source| error(source.into()))))
-    }
-
-    /// The parts as files to be read at [`Output::location`].
-    pub fn state_file(&self, part: &StatePart) -> InputFile {
-        self.input_file(&part.file)
     }
 }
 

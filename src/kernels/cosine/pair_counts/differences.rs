@@ -148,11 +148,7 @@ impl Differences {
         let rows = &rows[rows.partition_point(is_below)..];
         let with = &self.codes[walk.with.start as usize..walk.with.end as usize];
         let mut at = with.partition_point(is_below);
-        let are_few = rows.len() * Walk::FEW < with.len();
         for &row in rows {
-            if are_few {
-                at += with[at..].partition_point(|&code| code < row);
-            }
             while with.get(at).is_some_and(|&code| code < row) {
                 at += 1;
             }

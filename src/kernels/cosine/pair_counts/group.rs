@@ -53,11 +53,11 @@ impl Group {
             return None;
         }
         let mut group = Self { first, digits, planes, starts: Vec::new() };
-        group.set_starts();
-        (group.starts.last() == Some(&group.planes.len())).then_some(group)
+        (group.set_starts() == group.planes.len()).then_some(group)
     }
 
-    fn set_starts(&mut self) {
+    /// Finds where tiles begin from the digits of their blocks; returns the end of the last.
+    fn set_starts(&mut self) -> usize {
         let Self { digits, starts, .. } = self;
         starts.clear();
         starts.push(0);
@@ -66,6 +66,7 @@ impl Group {
             end += tile.iter().map(|&digits| usize::from(digits)).sum::<usize>();
             end
         }));
+        end
     }
 
     /// The codes of its rows.
@@ -180,14 +181,12 @@ impl Counter {
             counted.count(cells, visits.of(code), codes, start..visits.cut.max(start));
         }
         let (before, n_cells) = (&*group, *n_cells);
-        let digits = dispatch(Merge { before, bytes, n_cells, rows, minus, planes });
-        let n_planes = digits.iter().map(|&digits| usize::from(digits)).sum();
+        group.digits = dispatch(Merge { before, bytes, n_cells, rows, minus, planes });
+        let n_planes = group.set_starts();
         // As long as it is and no longer, in the place that it has where it fits.
         group.planes.clear();
         group.planes.reserve_exact(n_planes);
         group.planes.extend_from_slice(&planes[..n_planes]);
-        group.digits = digits;
-        group.set_starts();
     }
 }
 
