@@ -69,7 +69,7 @@ fn by_kernel(packed: &[u8], scratch: &mut Scratch<'_>, idx_of_rank: &[u32]) -> H
         interactions_per_user_max: CAP,
         segment_of: None,
     };
-    let blocks = [Block { packed, ranks: None }];
+    let blocks = [Block { packed, ranks: None, users: None }];
     let draft = draft(&blocks, &Ids::Int(Vec::new()), params, scratch);
     finish(draft, 0, idx_of_rank, CAP).0
 }

@@ -1,10 +1,12 @@
 //! Rows of the log on their way to the shard that owns their user, packed small.
 
+mod log_rows;
 mod packed;
 mod users;
 
 use crate::kernels::simd::{Kernel, Simd, dispatch};
 use crate::types::Ids;
+pub use log_rows::LogBlocks;
 pub use packed::{Column, Packed, PackedUsers, with_items};
 pub use users::{BlockIds, RowUsers};
 
@@ -250,17 +252,16 @@ impl<T: Number> Kernel for Range<'_, T> {
     }
 }
 
-/// Writes a column: its minimum, how many bits the largest offset has, the tick, the offsets.
+/// Writes a column: its minimum, the largest offset, the tick, the offsets.
 fn pack_offsets(
     offsets: impl ExactSizeIterator<Item = u64>,
     (low, largest, tick): (u64, u64, u8),
     out: &mut Vec<u8>,
 ) {
-    let bits = 64 - largest.leading_zeros();
     out.extend_from_slice(&low.to_le_bytes());
-    out.push(bits as u8);
+    out.extend_from_slice(&largest.to_le_bytes());
     out.push(tick);
-    match bits.div_ceil(8) {
+    match bytes_of(largest) {
         0 => {}
         1 => write::<1>(offsets, out),
         2 => write::<2>(offsets, out),
@@ -271,6 +272,11 @@ fn pack_offsets(
         7 => write::<7>(offsets, out),
         _ => write::<8>(offsets, out),
     }
+}
+
+/// Bytes that hold a number.
+fn bytes_of(largest: u64) -> usize {
+    (64 - largest.leading_zeros()).div_ceil(8) as usize
 }
 
 /// The low `N` bytes of each value.

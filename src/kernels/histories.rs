@@ -158,6 +158,17 @@ pub struct Block<'a> {
     pub packed: &'a [u8],
     /// The rank of each item code; absent where the codes are ranks already.
     pub ranks: Option<&'a [u32]>,
+    /// Who the users are that the block has by key; absent where it has their ids.
+    pub users: Option<KeyedUsers<'a>>,
+}
+
+/// The ids of users by key.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyedUsers<'a> {
+    /// Ids, in any order.
+    pub ids: &'a Ids,
+    /// Where the id of each key is among them.
+    pub places: &'a [u32],
 }
 
 /// What a thread needs for one shard after the other.
@@ -190,10 +201,10 @@ pub fn draft(
     params: Params<'_>,
     scratch: &mut Scratch<'_>,
 ) -> Draft {
-    let ranks: Vec<Option<&[u32]>> = blocks.iter().map(|block| block.ranks).collect();
+    let codes = blocks;
     let blocks: Vec<Packed<'_>> = blocks.iter().map(|block| Packed::new(block.packed)).collect();
     let layout = Layout::of(&blocks, params.kinds, scratch.adder.n_items());
-    let rows = Rows { blocks: &blocks, ranks: &ranks, layout: &layout };
+    let rows = Rows { blocks: &blocks, codes, layout: &layout };
     if layout.fits(u32::BITS) {
         rows.draft::<u32>(like, params, scratch)
     } else if layout.fits(u64::BITS) {
@@ -206,16 +217,17 @@ pub fn draft(
 /// The rows of a shard, still packed.
 struct Rows<'a> {
     blocks: &'a [Packed<'a>],
-    ranks: &'a [Option<&'a [u32]>],
+    /// What the codes of each block stand for.
+    codes: &'a [Block<'a>],
     layout: &'a Layout,
 }
 
 impl Rows<'_> {
     fn draft<K: Kept>(&self, like: &Ids, params: Params<'_>, scratch: &mut Scratch<'_>) -> Draft {
         let Scratch { room, adder } = scratch;
-        let ids = room.users.find(self.blocks, like);
+        let ids = room.users.find(self.blocks, self.codes, like);
         let Events { mut keys, latest, n_late } =
-            events::<K>(room, self.blocks, self.ranks, self.layout, params);
+            events::<K>(room, self.blocks, self.codes, self.layout, params);
         let mut order: Vec<u32> = (0..ids.len() as u32).collect();
         order.sort_unstable_by(|&a, &b| ids.cmp_rows(a as usize, b as usize));
         let digests = digests(self.blocks);

@@ -343,8 +343,8 @@ fn kernel(rows: &[Row], setup: &Setup, as_bytes: bool) -> Outcome {
         let (some, others) = of_shard.split_at(of_shard.len() / 3);
         let (some, others) = (packed(some, &like, false), packed(others, &like, true));
         let blocks = [
-            Block { packed: &some, ranks: None },
-            Block { packed: &others, ranks: Some(&backwards) },
+            Block { packed: &some, ranks: None, users: None },
+            Block { packed: &others, ranks: Some(&backwards), users: None },
         ];
         draft(&blocks, &like, params, &mut scratch)
     });

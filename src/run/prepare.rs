@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::counts::ScanCounts;
 use super::scan::{ScanContext, Scanned, Split, assigned, read_splits, splits};
 use super::side::Deleted;
-use super::state::{Files, Stored};
+use super::state::{Files, Stored, StoredUsers};
 use super::{Job, Refused, Worker};
 use crate::dataflow::{BLOCK_BYTES, Outgoing, windowed_source};
 use crate::job::plan::Plan;
@@ -210,8 +210,22 @@ pub(super) struct Shuffled {
     stayed: BTreeMap<u32, Vec<(usize, Vec<u8>)>>,
     /// By shard, blocks of other processes; items are ranks in the dictionary.
     arrived: BTreeMap<u32, Vec<Bytes>>,
-    /// Ranks by code, of each reader.
+    codes: Codes,
+}
+
+/// What codes of blocks stand for that this process read.
+struct Codes {
+    /// Ranks of items, of each reader.
     ranks: BTreeMap<usize, Vec<u32>>,
+    /// By shard, the users of stored blocks.
+    users: BTreeMap<u32, Arc<StoredUsers>>,
+}
+
+impl Codes {
+    fn block<'a>(&'a self, shard: u32, (reader, packed): &'a (usize, Vec<u8>)) -> Block<'a> {
+        let users = (*reader == STORED).then(|| self.users[&shard].keyed());
+        Block { packed, ranks: Some(&self.ranks[reader]), users }
+    }
 }
 
 /// Sends every block to the owner of its shard; those of this process's own shards stay as they are.
@@ -229,8 +243,10 @@ pub(super) fn shuffle(
         worker.pool.install(|| scan.items.par_iter().map(ranks_of).collect());
     let mut stayed: BTreeMap<u32, Vec<(usize, Vec<u8>)>> = BTreeMap::new();
     let mut arrived = BTreeMap::new();
+    let mut users = BTreeMap::new();
     if let Some(stored) = stored {
         ranks.insert(STORED, stored.ranks(dictionary));
+        users.clone_from(&stored.users);
         for (shard, packed) in std::mem::take(&mut stored.blocks) {
             stayed.entry(shard).or_default().push((STORED, packed));
         }
@@ -251,7 +267,7 @@ pub(super) fn shuffle(
     worker.shell.collectives.all_to_all(outgoing, |incoming| {
         arrived.entry(incoming.tag as u32).or_insert_with(Vec::new).push(incoming.payload);
     });
-    Shuffled { stayed, arrived, ranks }
+    Shuffled { stayed, arrived, codes: Codes { ranks, users } }
 }
 
 impl Shuffled {
@@ -259,10 +275,9 @@ impl Shuffled {
     pub(super) fn blocks(&self, shard: u32, are_stored: bool) -> impl Iterator<Item = Block<'_>> {
         let stayed = self.stayed.get(&shard).into_iter().flatten();
         let stayed = stayed.filter(move |(reader, _)| (*reader == STORED) == are_stored);
-        let ours = stayed
-            .map(|(reader, packed)| Block { packed, ranks: Some(self.ranks[reader].as_slice()) });
+        let ours = stayed.map(move |block| self.codes.block(shard, block));
         let others = self.arrived.get(&shard).into_iter().flatten().filter(move |_| !are_stored);
-        ours.chain(others.map(|packed| Block { packed, ranks: None }))
+        ours.chain(others.map(|packed| Block { packed, ranks: None, users: None }))
     }
 }
 
@@ -389,7 +404,7 @@ fn drafts(
         segment_of,
     };
     let like = Ids::new(plan.user_id_type);
-    let Shuffled { mut stayed, mut arrived, ranks } = shuffled;
+    let Shuffled { mut stayed, mut arrived, codes } = shuffled;
     let shards: Vec<_> = owned_shards(worker)
         .into_iter()
         .map(|shard| (shard, stayed.remove(&shard), arrived.remove(&shard)))
@@ -402,9 +417,8 @@ fn drafts(
         let shards = shards.into_par_iter().with_max_len(1);
         let drafts = shards.map(|(shard, stayed, arrived)| {
             let (stayed, arrived) = (stayed.unwrap_or_default(), arrived.unwrap_or_default());
-            let ours =
-                stayed.iter().map(|(reader, packed)| Block { packed, ranks: Some(&ranks[reader]) });
-            let others = arrived.iter().map(|packed| Block { packed, ranks: None });
+            let ours = stayed.iter().map(|block| codes.block(shard, block));
+            let others = arrived.iter().map(|packed| Block { packed, ranks: None, users: None });
             let blocks: Vec<Block<'_>> = ours.chain(others).collect();
             let scratch = held().pop();
             let mut scratch = scratch.unwrap_or_else(|| Scratch::new(totals, n_threads));

@@ -22,7 +22,7 @@ use crate::job::plan::{FilePlan, Plan};
 use crate::store::{Output, STATE_FORMAT, StateInput, StateManifest};
 use crate::types::IdRef;
 pub use check::{StateCheck, check_state};
-pub(super) use load::{Stored, load};
+pub(super) use load::{Stored, StoredUsers, load};
 pub(super) use save::save;
 
 /// What process 0 found before the run began; in all processes alike.

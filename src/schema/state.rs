@@ -1,147 +1,45 @@
 //! The tables of stored state: keys of ids, and rows of the logs by key.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, AsArray, BinaryArray, Float32Array, Int32Array, Int64Array, LargeBinaryArray,
-    LargeBinaryBuilder, PrimitiveArray, RecordBatch,
+    Array, AsArray, BinaryArray, Int32Array, LargeBinaryArray, LargeBinaryBuilder, PrimitiveArray,
+    RecordBatch,
 };
-use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Field, Float32Type, Int32Type, Int64Type, Schema,
-};
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Field, Int32Type, Schema};
 
 use super::{IdColumn, IdRows, SchemaError, id_data_type};
-use crate::types::{IdType, Ids, LogRow};
+use crate::types::{IdType, Ids};
 
-/// What the rows of a run are sorted by: all columns but the last.
-pub const ROW_KEY: [&str; 8] =
-    ["user_key", "item_key", "time", "kind", "value", "id_low", "id_high", "file"];
-
-/// Columns of numbers that grow along a run: they are stored as differences.
-pub const ROW_DIFFERENCES: [&str; 3] = ["user_key", "item_key", "time"];
-
-/// The columns of a run of rows: [`ROW_KEY`] and `copies`, how many equal rows there are more, or fewer,
-/// than in the runs before.
+/// The columns of a run of rows: packed blocks of some rows each, and how often each of them is there: 1, or
+/// -1 where they take back what earlier runs have.
 pub fn row_schema() -> Schema {
-    let types = ROW_KEY.map(|name| match name {
-        "user_key" | "item_key" | "kind" | "file" => DataType::Int32,
-        "value" => DataType::Float32,
-        _ => DataType::Int64,
-    });
-    let columns = ROW_KEY.into_iter().zip(types).chain([("copies", DataType::Int64)]);
-    let fields = columns.map(|(name, data_type)| Field::new(name, data_type, false));
-    Schema::new(fields.collect::<Vec<_>>())
+    Schema::new(vec![
+        Field::new("copies", DataType::Int32, false),
+        Field::new("rows", DataType::LargeBinary, false),
+    ])
 }
 
-/// Rows and their copies as a record batch. `tick_us`: the unit of the column `time`, a divisor of all
-/// times.
+/// Blocks of rows as a record batch.
 ///
 /// # Errors
 /// None that a caller can cause.
-pub fn row_batch(rows: &[(LogRow, i64)], tick_us: i64) -> Result<RecordBatch, SchemaError> {
-    let int32 = |of: fn(&LogRow) -> u32| -> Arc<dyn Array> {
-        Arc::new(rows.iter().map(|(row, _)| Some(of(row) as i32)).collect::<Int32Array>())
-    };
-    let int64 = |of: &dyn Fn(&LogRow) -> i64| -> Arc<dyn Array> {
-        Arc::new(Int64Array::from_iter_values(rows.iter().map(|(row, _)| of(row))))
-    };
-    let value = |(row, _): &(LogRow, i64)| f32::from_bits(row.value_bits);
-    let columns: Vec<Arc<dyn Array>> = vec![
-        int32(|row| row.user),
-        int32(|row| row.item),
-        int64(&|row| row.time_us / tick_us),
-        int32(|row| row.kind.into()),
-        Arc::new(Float32Array::from_iter_values(rows.iter().map(value))),
-        int64(&|row| row.digest[0] as i64),
-        int64(&|row| row.digest[1] as i64),
-        int32(|row| row.file),
-        Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, copies)| *copies))),
-    ];
-    batch(row_schema(), columns)
+pub fn row_batch(blocks: &[(i32, Vec<u8>)]) -> Result<RecordBatch, SchemaError> {
+    let copies: Int32Array = blocks.iter().map(|(copies, _)| Some(*copies)).collect();
+    let rows = LargeBinaryArray::from_iter_values(blocks.iter().map(|(_, rows)| rows));
+    batch(row_schema(), vec![Arc::new(copies), Arc::new(rows)])
 }
 
-/// The rows of a batch, borrowed.
-pub struct StoredRows<'a> {
-    int32: [&'a [i32]; 4],
-    int64: [&'a [i64]; 4],
-    values: &'a [f32],
-    tick_us: i64,
-}
-
-impl<'a> StoredRows<'a> {
-    /// Rows of a batch that [`row_batch`] made with the same `tick_us`.
-    ///
-    /// # Errors
-    /// `NotOurs` for a batch of other columns, or with nulls.
-    pub fn try_new(batch: &'a RecordBatch, tick_us: i64) -> Result<Self, SchemaError> {
-        let values = column::<Float32Type>(batch, "value")?;
-        let int32 = |name| column::<Int32Type>(batch, name);
-        let int64 = |name| column::<Int64Type>(batch, name);
-        Ok(Self {
-            int32: [int32("user_key")?, int32("item_key")?, int32("kind")?, int32("file")?],
-            int64: [int64("time")?, int64("id_low")?, int64("id_high")?, int64("copies")?],
-            values,
-            tick_us,
-        })
+/// Gives the blocks of a batch that [`row_batch`] made.
+///
+/// # Errors
+/// `NotOurs` for a batch of other columns, or with nulls.
+pub fn read_rows(batch: &RecordBatch, mut give: impl FnMut(i32, &[u8])) -> Result<(), SchemaError> {
+    let rows = long_bytes(batch, "rows")?;
+    for (at, &copies) in column::<Int32Type>(batch, "copies")?.iter().enumerate() {
+        give(copies, rows.value(at));
     }
-
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        self.values.len()
-    }
-
-    /// Whether there is no row.
-    pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
-    }
-
-    /// Keys of users and of items, kinds and numbers of files, by row.
-    pub fn numbers(&self) -> [&'a [i32]; 4] {
-        self.int32
-    }
-
-    /// Values by row.
-    pub fn values(&self) -> &'a [f32] {
-        self.values
-    }
-
-    /// Times of some rows, in microseconds since 1970.
-    pub fn times(&self, rows: Range<usize>) -> impl Iterator<Item = i64> + 'a {
-        let tick_us = self.tick_us;
-        self.int64[0][rows].iter().map(move |ticks| ticks.wrapping_mul(tick_us))
-    }
-
-    /// Digests of event ids of some rows.
-    pub fn digests(&self, rows: Range<usize>) -> impl Iterator<Item = u128> + 'a {
-        let [_, low, high, _] = self.int64;
-        low[rows.clone()]
-            .iter()
-            .zip(&high[rows])
-            .map(|(&low, &high)| u128::from(low as u64) | u128::from(high as u64) << 64)
-    }
-
-    /// Whether every row is there once.
-    pub fn are_single(&self) -> bool {
-        self.int64[3].iter().all(|&copies| copies == 1)
-    }
-
-    /// One row and its copies.
-    #[inline]
-    pub fn get(&self, at: usize) -> (LogRow, i64) {
-        let [users, items, kinds, files] = self.int32;
-        let [times, low, high, copies] = self.int64;
-        let row = LogRow {
-            user: users[at] as u32,
-            item: items[at] as u32,
-            time_us: times[at].wrapping_mul(self.tick_us),
-            kind: kinds[at] as u8,
-            value_bits: self.values[at].to_bits(),
-            digest: [low[at] as u64, high[at] as u64],
-            file: files[at] as u32,
-        };
-        (row, copies[at])
-    }
+    Ok(())
 }
 
 /// The columns of a table of keys.
@@ -268,12 +166,7 @@ pub fn read_pair_counts(
     batch: &RecordBatch,
     mut give: impl FnMut(usize, &[u8], Vec<u64>),
 ) -> Result<(), SchemaError> {
-    let bytes = |name: &'static str| {
-        let found = batch.column_by_name(name).filter(|found| found.null_count() == 0);
-        let found = found.and_then(|found| found.as_binary_opt::<i64>());
-        found.ok_or(SchemaError::NotOurs { column: name })
-    };
-    let (digits, planes) = (bytes("digits")?, bytes("planes")?);
+    let (digits, planes) = (long_bytes(batch, "digits")?, long_bytes(batch, "planes")?);
     for (at, &group) in column::<Int32Type>(batch, "group")?.iter().enumerate() {
         let (words, []) = planes.value(at).as_chunks::<8>() else {
             return Err(SchemaError::NotOurs { column: "planes" });
@@ -284,6 +177,15 @@ pub fn read_pair_counts(
         give(group as usize, digits.value(at), planes);
     }
     Ok(())
+}
+
+fn long_bytes<'a>(
+    batch: &'a RecordBatch,
+    name: &'static str,
+) -> Result<&'a LargeBinaryArray, SchemaError> {
+    let found = batch.column_by_name(name).filter(|found| found.null_count() == 0);
+    let found = found.and_then(|found| found.as_binary_opt::<i64>());
+    found.ok_or(SchemaError::NotOurs { column: name })
 }
 
 fn column<'a, T: ArrowPrimitiveType>(
@@ -306,27 +208,13 @@ fn batch(schema: Schema, columns: Vec<Arc<dyn Array>>) -> Result<RecordBatch, Sc
 mod tests {
     use super::*;
 
-    fn row(at: u32) -> (LogRow, i64) {
-        let row = LogRow {
-            user: at / 3,
-            item: 7 - at % 3,
-            time_us: i64::from(at) * 5_000_000 - 11_000_000,
-            kind: 3,
-            value_bits: (at as f32 - 1.5).to_bits(),
-            digest: [u64::MAX - u64::from(at), 1 << 63],
-            file: 9 * at,
-        };
-        (row, 1 - 2 * i64::from(at % 2))
-    }
-
     #[test]
-    fn rows_come_back() {
-        let rows: Vec<_> = (0..20).map(row).collect();
-        for tick_us in [1, 1_000_000] {
-            let batch = row_batch(&rows, tick_us).unwrap();
-            let stored = StoredRows::try_new(&batch, tick_us).unwrap();
-            assert_eq!((0..stored.len()).map(|at| stored.get(at)).collect::<Vec<_>>(), rows);
-        }
+    fn blocks_of_rows_come_back() {
+        let blocks = vec![(1, vec![3, 0]), (-1, vec![]), (1, vec![255])];
+        let mut found = Vec::new();
+        let batch = row_batch(&blocks).unwrap();
+        read_rows(&batch, |copies, rows| found.push((copies, rows.to_vec()))).unwrap();
+        assert_eq!(found, blocks);
     }
 
     #[test]
@@ -359,6 +247,6 @@ mod tests {
         assert_eq!(found.take(1..4), ids);
         let mut ints = Ids::new(IdType::Int64);
         assert!(read_keys(&batch, &mut keys, &mut ints).is_err());
-        assert!(StoredRows::try_new(&batch, 1).is_err());
+        assert!(read_rows(&batch, |_, _| ()).is_err());
     }
 }

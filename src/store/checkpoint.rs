@@ -22,7 +22,7 @@ use super::runtime::IoRuntime;
 pub(super) const CHECKPOINTS: &str = "_checkpoints";
 
 /// The format of parts and seals: others are not read.
-pub const CHECKPOINT_FORMAT: u32 = 3;
+pub const CHECKPOINT_FORMAT: u32 = 4;
 
 /// What every part starts with; the digest of the rest follows.
 const MAGIC: &[u8; 8] = b"TMCHKPT1";

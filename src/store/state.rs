@@ -6,16 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use arrow::array::{Array, ArrayRef, UInt32Array};
-use arrow::compute::take;
-use arrow::datatypes::FieldRef;
-use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
-use bytes::Bytes;
-use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
-use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -27,7 +19,7 @@ use super::table_writer::{TableFile, encode_error, sha256_hex};
 use crate::types::IdType;
 
 /// The format of state that this version writes, and the only one it reads: other state is rebuilt.
-pub const STATE_FORMAT: u32 = 2;
+pub const STATE_FORMAT: u32 = 3;
 
 /// The folder of stored state.
 pub(super) const STATE: &str = "state";
@@ -97,12 +89,12 @@ pub enum StateKind {
         /// The shard.
         shard: u32,
     },
-    /// A sorted run of rows of a shard.
+    /// A sorted run of rows of a shard, in packed blocks.
     Rows {
         /// The shard.
         shard: u32,
-        /// Microseconds that its times count in.
-        tick_us: i64,
+        /// How many, those that it takes back included.
+        log_rows: u64,
         /// Whether it takes rows of earlier runs back.
         takes_back: bool,
     },
@@ -140,6 +132,14 @@ impl StatePart {
     /// Whether it holds rows of a shard.
     pub fn is_rows_of(&self, wanted: u32) -> bool {
         matches!(self.kind, StateKind::Rows { shard, .. } if shard == wanted)
+    }
+
+    /// Rows of the logs that it holds.
+    pub fn log_rows(&self) -> u64 {
+        match self.kind {
+            StateKind::Rows { log_rows, .. } => log_rows,
+            _ => 0,
+        }
     }
 
     /// Whether it holds users of a shard.
@@ -184,20 +184,14 @@ impl StateManifest {
         if let Some(part) = odd {
             return Some(format!("it has a file {:?}", part.file.path));
         }
-        let tick = |part: &StatePart| match part.kind {
-            StateKind::Rows { tick_us, .. } => tick_us,
-            _ => 1,
-        };
-        let bad_tick = self.parts.iter().any(|part| tick(part) < 1);
         let mut numbers = BTreeSet::new();
         let repeats = self.inputs.iter().any(|input| !numbers.insert(input.number));
-        (bad_tick || repeats).then(|| "a tick is none, or a file is there twice".to_owned())
+        repeats.then(|| "a file is there twice".to_owned())
     }
 
     /// Rows in all runs, those that take rows back included.
     pub fn stored_rows(&self) -> u64 {
-        let rows = self.parts.iter().filter(|part| matches!(part.kind, StateKind::Rows { .. }));
-        rows.map(|part| part.file.rows).sum()
+        self.parts.iter().map(StatePart::log_rows).sum()
     }
 
     /// Bytes of the counts of pairs, with their items and histories.
@@ -325,54 +319,11 @@ impl Output {
         let bytes = bytes.ok_or_else(|| PublishError::Changed { path: self.url_of(path) })?;
         let table = part.file.table.clone();
         let error = move |source| encode_error(&table, source);
-        let batches = batches(bytes, n).map_err(&error)?;
-        Ok(batches.map(move |batch| batch.map_err(|source| error(source.into()))))
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
+            .and_then(|builder| builder.with_batch_size(n).build())
+            .map_err(&error)?;
+        Ok(reader.map(move |batch| batch.map_err(|source| error(source.into()))))
     }
-}
-
-/// The rows of a file, in batches of `n` at most. Columns of integers that are all the same, as most of them
-/// are that few logs have, are not decoded but known from the footer.
-fn batches(
-    bytes: Bytes,
-    n: usize,
-) -> Result<impl Iterator<Item = Result<RecordBatch, ArrowError>> + use<>, ParquetError> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?.with_batch_size(n);
-    let schema = builder.schema().clone();
-    let constant = |field: &FieldRef| -> Result<Option<ArrayRef>, ParquetError> {
-        let Some(value) = constant(&builder, field.name())? else { return Ok(None) };
-        Ok(Some(take(&value, &UInt32Array::from(vec![0; n]), None)?))
-    };
-    let constants = schema.fields().iter().map(constant).collect::<Result<Vec<_>, _>>()?;
-    let others = (0..constants.len()).filter(|&column| constants[column].is_none());
-    let mask = ProjectionMask::roots(builder.parquet_schema(), others);
-    let reader = builder.with_projection(mask).build()?;
-    Ok(reader.map(move |batch| {
-        let batch = batch?;
-        let mut decoded = batch.columns().iter();
-        let column = |constant: &Option<ArrayRef>| match constant {
-            Some(constant) => constant.slice(0, batch.num_rows()),
-            None => decoded.next().expect("a column that is decoded").clone(),
-        };
-        RecordBatch::try_new(schema.clone(), constants.iter().map(column).collect())
-    }))
-}
-
-/// What all rows hold in a column of integers, an array of one row; `None` where they differ.
-fn constant(
-    builder: &ParquetRecordBatchReaderBuilder<Bytes>,
-    column: &str,
-) -> Result<Option<ArrayRef>, ParquetError> {
-    let found = StatisticsConverter::try_new(column, builder.schema(), builder.parquet_schema())?;
-    let groups = builder.metadata().row_groups();
-    if groups.is_empty() || !found.arrow_field().data_type().is_integer() {
-        return Ok(None);
-    }
-    let [least, largest] = [found.row_group_mins(groups)?, found.row_group_maxes(groups)?];
-    let first = least.slice(0, 1);
-    let is_first =
-        |bounds: &ArrayRef| (0..bounds.len()).all(|group| *bounds.slice(group, 1) == *first);
-    let is_constant = first.null_count() == 0 && is_first(&least) && is_first(&largest);
-    Ok(is_constant.then_some(first))
 }
 
 fn xxh3_hex(bytes: &[u8]) -> String {
@@ -381,46 +332,3 @@ fn xxh3_hex(bytes: &[u8]) -> String {
 
 /// A job whose spec changed back and forth finds its state this many publications ago.
 const GENERATIONS_LOOKED_AT: usize = 16;
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{Float32Array, Int32Array, Int64Array};
-    use arrow::compute::concat_batches;
-    use arrow::datatypes::{DataType, Field, Schema};
-
-    use super::*;
-
-    #[test]
-    fn columns_of_one_number_come_back_like_others() {
-        let columns = [
-            ("key", DataType::Int32),
-            ("same", DataType::Int64),
-            ("zero", DataType::Float32),
-            ("late", DataType::Int64),
-        ];
-        let fields = columns.map(|(name, data_type)| Field::new(name, data_type, false));
-        let schema = Schema::new(fields.to_vec());
-        for n_rows in [0, 1, 5] {
-            let late = |row| i64::from(row + 1 == n_rows);
-            let columns: Vec<ArrayRef> = vec![
-                Arc::new(Int32Array::from_iter_values(0..n_rows)),
-                Arc::new(Int64Array::from_iter_values((0..n_rows).map(|_| i64::MIN))),
-                Arc::new(Float32Array::from_iter_values((0..n_rows).map(|_| -0.0))),
-                Arc::new(Int64Array::from_iter_values((0..n_rows).map(late))),
-            ];
-            let rows = RecordBatch::try_new(Arc::new(schema.clone()), columns).unwrap();
-            let mut file =
-                TableFile::with_differences("state", &schema, &["key"], &["key"]).unwrap();
-            file.write(&rows).unwrap();
-            let read: Vec<_> = batches(file.finish().unwrap().bytes, 2).unwrap().collect();
-            let read: Vec<RecordBatch> = read.into_iter().map(Result::unwrap).collect();
-            assert!(read.iter().all(|batch| batch.num_rows() <= 2), "{read:?}");
-            assert_eq!(format!("{rows:?}"), {
-                let whole = concat_batches(&rows.schema(), &read).unwrap();
-                format!("{whole:?}")
-            });
-        }
-    }
-}

@@ -85,56 +85,35 @@ impl TableFile {
         Self::start(table, schema, sorted_by, properties)
     }
 
-    /// The same for a table of our own, which no warehouse reads: the numbers of columns in `differences`
-    /// are stored as differences from row to row, and not compressed beside that.
+    /// The same for a table of state, which no warehouse reads. Columns in `bare` are neither in a dictionary
+    /// nor compressed, as that would make them little shorter: integers are stored as differences from row
+    /// to row, bytes as they are.
     ///
     /// # Errors
     /// As [`TableFile::new`].
     ///
     /// # Panics
-    /// As [`TableFile::new`].
-    pub fn with_differences(
-        table: &str,
+    /// If `sorted_by` or `bare` names a column that is not there.
+    pub fn of_state(
         schema: &Schema,
         sorted_by: &[&str],
-        differences: &[&str],
-    ) -> Result<Self, PublishError> {
-        let mut properties = properties(ROW_GROUP_ROWS)
-            .set_writer_version(WriterVersion::PARQUET_2_0)
-            .set_statistics_enabled(EnabledStatistics::Chunk);
-        for name in differences {
-            let leaf = ColumnPath::new(vec![(*name).to_owned()]);
-            properties = properties
-                .set_column_compression(leaf.clone(), Compression::UNCOMPRESSED)
-                .set_column_dictionary_enabled(leaf.clone(), false)
-                .set_column_encoding(leaf, Encoding::DELTA_BINARY_PACKED);
-        }
-        Self::start(table, schema, sorted_by, properties)
-    }
-
-    /// The same for a table of our own with long strings of bytes, which no dictionary and no compression
-    /// makes shorter.
-    ///
-    /// # Errors
-    /// As [`TableFile::new`].
-    ///
-    /// # Panics
-    /// As [`TableFile::new`].
-    pub fn with_bytes(
-        table: &str,
-        schema: &Schema,
-        sorted_by: &[&str],
-        bytes: &[&str],
+        bare: &[&str],
     ) -> Result<Self, PublishError> {
         let mut properties =
             properties(ROW_GROUP_ROWS).set_statistics_enabled(EnabledStatistics::None);
-        for name in bytes {
-            let leaf = ColumnPath::new(vec![(*name).to_owned()]);
+        for &name in bare {
+            let field = schema.field_with_name(name).expect("a column of the table");
+            let encoding = match field.data_type().is_integer() {
+                true => Encoding::DELTA_BINARY_PACKED,
+                false => Encoding::PLAIN,
+            };
+            let leaf = ColumnPath::new(vec![name.to_owned()]);
             properties = properties
                 .set_column_compression(leaf.clone(), Compression::UNCOMPRESSED)
-                .set_column_dictionary_enabled(leaf, false);
+                .set_column_dictionary_enabled(leaf.clone(), false)
+                .set_column_encoding(leaf, encoding);
         }
-        Self::start(table, schema, sorted_by, properties)
+        Self::start("state", schema, sorted_by, properties)
     }
 
     fn start(

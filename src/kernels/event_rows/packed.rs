@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
-use super::{ARE_RUNS, INTS, TICKS, pack_column};
+use super::{ARE_RUNS, INTS, TICKS, bytes_of, pack_column};
 use crate::types::ByteIds;
 
 /// A packed block: where its columns are, not yet decoded.
 #[derive(Clone, Debug)]
 pub struct Packed<'a> {
+    /// The whole block.
+    pub bytes: &'a [u8],
     /// Number of rows.
     pub n_rows: usize,
     /// Who.
@@ -55,7 +57,8 @@ impl<'a> PackedUsers<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Column<'a> {
     low: u64,
-    bits: u32,
+    /// What the largest value is above that, in ticks.
+    largest: u64,
     tick: u64,
     packed: &'a [u8],
     /// The lengths of the runs that the values are those of; absent if they are those of rows.
@@ -84,7 +87,8 @@ impl<'a> Packed<'a> {
         let digests = has_digests.then(|| [(); 2].map(|()| reader.column(n_rows)));
         let has_files = reader.take(1)[0] == 1;
         let files = has_files.then(|| reader.column(n_rows));
-        Self { n_rows, users, items, kinds, values, times, digests, files, items_at }
+        let bytes = packed;
+        Self { bytes, n_rows, users, items, kinds, values, times, digests, files, items_at }
     }
 }
 
@@ -109,10 +113,9 @@ impl Column<'_> {
         self.low
     }
 
-    /// No value is above this one.
+    /// No value is above this one; some value is equal to it, if there is any.
     pub fn high(&self) -> u64 {
-        let largest = u64::MAX.checked_shr(64 - self.bits).unwrap_or(0);
-        self.low.saturating_add(self.tick.saturating_mul(largest))
+        self.low.wrapping_add(self.tick.wrapping_mul(self.largest))
     }
 
     /// What all differences of two values are a multiple of: 1, 1,000 or 1,000,000.
@@ -151,7 +154,7 @@ impl Column<'_> {
     fn each_value(&self, n_values: usize, mut give: impl FnMut(u64)) {
         let (low, tick) = (self.low, self.tick);
         let mut give = |offset: u64| give(low.wrapping_add(tick.wrapping_mul(offset)));
-        match self.bits.div_ceil(8) {
+        match bytes_of(self.largest) {
             0 => (0..n_values).for_each(|_| give(0)),
             1 => read::<1>(self.packed).for_each(give),
             2 => read::<2>(self.packed).for_each(give),
@@ -185,7 +188,7 @@ impl Column<'_> {
     ) {
         assert!(!self.are_runs(), "only users stand in runs");
         out.clear();
-        match self.bits.div_ceil(8) {
+        match bytes_of(self.largest) {
             0 => out.resize(n_rows, make(0)),
             1 => out.extend(read::<1>(self.packed).map(make)),
             2 => out.extend(read::<2>(self.packed).map(make)),
@@ -222,11 +225,15 @@ impl<'a> Reader<'a> {
         u32::from_le_bytes(self.take(4).try_into().expect("4 bytes"))
     }
 
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take(8).try_into().expect("8 bytes"))
+    }
+
     fn column(&mut self, n_rows: usize) -> Column<'a> {
-        let low = u64::from_le_bytes(self.take(8).try_into().expect("8 bytes"));
-        let (bits, tick) = (u32::from(self.take(1)[0]), self.take(1)[0]);
-        let packed = self.take(n_rows * bits.div_ceil(8) as usize);
-        Column { low, bits, tick: TICKS[usize::from(tick)], packed, runs: None }
+        let [low, largest] = [(); 2].map(|()| self.u64());
+        let tick = TICKS[usize::from(self.take(1)[0])];
+        let packed = self.take(n_rows * bytes_of(largest));
+        Column { low, largest, tick, packed, runs: None }
     }
 
     fn runs(&mut self) -> &'a [[u8; 2]] {

@@ -4,7 +4,7 @@ use std::iter::repeat_n;
 
 use super::event::{Event, Key, Layout};
 use super::plain::Marks;
-use super::{EventKind, Params};
+use super::{Block, EventKind, KeyedUsers, Params};
 use crate::kernels::dictionary::Interner;
 use crate::kernels::event_rows::{Column, Packed, PackedUsers};
 use crate::types::{IdRef, Ids};
@@ -50,12 +50,19 @@ impl Default for Users {
 
 impl Users {
     /// Finds the users of `blocks`, whose ids are of the kind of `like`; returns their ids by code.
-    pub(super) fn find(&mut self, blocks: &[Packed<'_>], like: &Ids) -> Ids {
+    pub(super) fn find(&mut self, blocks: &[Packed<'_>], codes: &[Block<'_>], like: &Ids) -> Ids {
         let Self { interner, code_of_row, starts, next, ints, of_block } = self;
         interner.begin(like);
         code_of_row.clear();
         next.clear();
-        for block in blocks {
+        for (block, codes) in blocks.iter().zip(codes) {
+            if let Some(KeyedUsers { ids, places }) = codes.users {
+                block.each_user_key(|key, length| {
+                    let code = interner.intern(ids.get(places[key as usize] as usize));
+                    code_of_row.extend(repeat_n(counted(code, length, next), length));
+                });
+                continue;
+            }
             match &block.users {
                 PackedUsers::Int(column) if column.are_runs() => {
                     column.each_run(block.n_rows, |id, length| {
@@ -196,11 +203,11 @@ pub(super) struct Events<K> {
     pub(super) n_late: usize,
 }
 
-/// The events of all rows before `as_of`. `ranks` by block, where items are codes.
+/// The events of all rows before `as_of`. `codes`: what these stand for, by block.
 pub(super) fn events<K: Kept>(
     room: &mut Room,
     blocks: &[Packed<'_>],
-    ranks: &[Option<&[u32]>],
+    codes: &[Block<'_>],
     layout: &Layout,
     Params { kinds, calendar, .. }: Params<'_>,
 ) -> Events<K> {
@@ -212,7 +219,7 @@ pub(super) fn events<K: Kept>(
     let Users { code_of_row, next, .. } = users;
     events.resize(code_of_row.len(), K::default());
     let (mut users_of_rows, mut end, mut latest, mut n_late) = (&code_of_row[..], 0, 0, 0);
-    for (block, ranks) in blocks.iter().zip(ranks) {
+    for (block, codes) in blocks.iter().zip(codes) {
         let first_row = end;
         end += block.n_rows;
         let users_of = users_of_rows.split_off(..block.n_rows).expect("a user of every row");
@@ -223,11 +230,11 @@ pub(super) fn events<K: Kept>(
                 n_late += block.n_rows;
                 continue;
             }
-            columns.decode_items(block, *ranks);
+            columns.decode_items(block, codes.ranks);
             places.put(are_runs, columns.items.iter().map(|&item| K::of_item(item)));
             continue;
         }
-        columns.decode(block, *ranks, layout);
+        columns.decode(block, codes.ranks, layout);
         let Columns { items, ticks, kinds, values } = &*columns;
         let rows = items.iter().zip(ticks).zip(kinds).zip(values).zip(first_row..);
         let keys = rows.map(|((((&item, &ticks), &kind), &value_bits), row)| {

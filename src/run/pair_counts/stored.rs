@@ -177,7 +177,7 @@ impl Writer<'_> {
     fn items(&self, codes: &Codes, dictionary: &Ids) -> Result<StatePart> {
         let id_type = self.job.plan.item_id_type;
         let schema = key_schema(id_type);
-        let mut file = TableFile::with_differences("state", &schema, &["key"], &["key"])?;
+        let mut file = TableFile::of_state(&schema, &["key"], &["key"])?;
         let ids = codes.items.ids();
         let is_there = |place: &usize| dictionary.find_sorted(ids.get(*place)).is_some();
         let mut places: Vec<usize> = (0..ids.len()).filter(is_there).collect();
@@ -191,7 +191,7 @@ impl Writer<'_> {
 
     fn users(&self, shard: u32, coded: &Coded) -> Result<StatePart> {
         let id_type = self.job.plan.user_id_type;
-        let mut file = TableFile::with_bytes("state", &history_schema(id_type), &["id"], &[])?;
+        let mut file = TableFile::of_state(&history_schema(id_type), &["id"], &[])?;
         for start in (0..coded.users.len()).step_by(BATCH_ROWS) {
             let rows = start..coded.users.len().min(start + BATCH_ROWS);
             let ids = coded.users.take(rows.clone());
@@ -202,7 +202,7 @@ impl Writer<'_> {
 
     fn counts(&self, shard: u32, groups: &[(usize, &[u8], &[u64])]) -> Result<StatePart> {
         let schema = pair_count_schema();
-        let mut file = TableFile::with_bytes("state", &schema, &["group"], &["planes"])?;
+        let mut file = TableFile::of_state(&schema, &["group"], &["planes"])?;
         file.write(&pair_count_batch(groups)?)?;
         self.put(StateKind::PairCounts { shard }, file)
     }

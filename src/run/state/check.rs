@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::load::summed;
+use crate::kernels::event_rows::Packed;
 use crate::run::pair_counts;
-use crate::schema::state::{StoredRows, read_keys};
+use crate::schema::state::{read_keys, read_rows};
 use crate::store::{BATCH_ROWS, Output, StateKind, StateManifest, StatePart};
 use crate::types::{Ids, LogRow};
 
@@ -93,8 +94,9 @@ impl Checker<'_> {
         let mut all = Vec::new();
         for part in state.parts.iter().filter(|part| part.is_rows_of(shard)) {
             let rows = self.rows(part)?;
-            self.expect(rows.is_sorted_by(|(a, _), (b, _)| a < b), || {
-                format!("the rows of \"{}\" are not sorted", part.file.path)
+            let is_sorted = rows.is_sorted_by_key(|(row, copies)| (-copies, *row));
+            self.expect(is_sorted && rows.len() as u64 == part.log_rows(), || {
+                format!("the rows of \"{}\" are not sorted, or others are there", part.file.path)
             });
             all.extend(rows);
         }
@@ -111,13 +113,12 @@ impl Checker<'_> {
     }
 
     fn rows(&self, part: &StatePart) -> Result<Vec<(LogRow, i64)>> {
-        let StateKind::Rows { tick_us, .. } = part.kind else { unreachable!("a run of rows") };
         let mut all = Vec::new();
         for batch in self.output.read_state_part(part, BATCH_ROWS)? {
-            let batch = batch?;
-            let rows = StoredRows::try_new(&batch, tick_us)
-                .with_context(|| format!("\"{}\" cannot be used", part.file.path))?;
-            all.extend((0..rows.len()).map(|at| rows.get(at)));
+            read_rows(&batch?, |copies, block| {
+                Packed::new(block).each_stored_row(|row| all.push((row, i64::from(copies))));
+            })
+            .with_context(|| format!("\"{}\" cannot be used", part.file.path))?;
         }
         (self.advance)(part.file.bytes);
         Ok(all)

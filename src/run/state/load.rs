@@ -1,27 +1,28 @@
 //! Reading stored rows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
 use super::{Base, Files, LeftOut, StatePlan, marks};
-use crate::kernels::event_rows::EventRows;
+use crate::kernels::event_rows::{Column, LogBlocks, Packed};
+use crate::kernels::histories::KeyedUsers;
 use crate::run::counts::ScanCounts;
 use crate::run::side::Deleted;
 use crate::run::{Job, Worker, prepare};
-use crate::schema::state::{StoredRows, read_keys};
+use crate::schema::state::{read_keys, read_rows};
 use crate::store::{Output, StateKind, StateManifest, StatePart};
-use crate::types::{Ids, LogRow, shard_hash};
+use crate::types::{Ids, LogRow};
 
-/// Rows of a full block, and rows that are read at a time: what is made of so many stays in the cache.
-const BLOCK_ROWS: usize = 1 << 14;
+/// Rows of a file of keys, and blocks of rows, that are read at a time.
 const BATCH_ROWS: usize = 1 << 13;
+const BATCH_BLOCKS: usize = 8;
 
 /// What a process takes from the state: rows of its own shards.
 pub(in crate::run) struct Stored {
-    /// Packed rows of files that are as they were, by shard; items are keys.
+    /// Packed rows of files that are as they were, by shard; users and items are keys.
     pub(in crate::run) blocks: Vec<(u32, Vec<u8>)>,
     /// Items.
     pub(super) items: Keys,
@@ -30,7 +31,7 @@ pub(in crate::run) struct Stored {
     /// Rows of files that changed or are gone, and how often they are there, by shard.
     pub(super) gone: BTreeMap<u32, Vec<(LogRow, i64)>>,
     /// Users by shard.
-    pub(super) users: BTreeMap<u32, Keys>,
+    pub(in crate::run) users: BTreeMap<u32, Arc<StoredUsers>>,
     /// Shards with rows or users that are to be gone.
     pub(super) unclean: BTreeSet<u32>,
     /// Whether an item is to be gone.
@@ -45,6 +46,32 @@ pub(in crate::run) struct Stored {
 pub(super) struct Keys {
     pub(super) keys: Vec<u32>,
     pub(super) ids: Ids,
+}
+
+/// The users of a shard.
+#[derive(Debug)]
+pub(in crate::run) struct StoredUsers {
+    pub(super) keys: Keys,
+    /// By key, where it is among these; [`NOBODY`] where it was never given or is given up.
+    places: Vec<u32>,
+}
+
+impl StoredUsers {
+    fn new(keys: Keys, n_keys: u32) -> Result<Self> {
+        let mut places = vec![NOBODY; n_keys as usize];
+        for (place, &key) in (0..).zip(&keys.keys) {
+            let Some(of_key) = places.get_mut(key as usize) else {
+                bail!("user key {key} is none")
+            };
+            *of_key = place;
+        }
+        Ok(Self { keys, places })
+    }
+
+    /// Who the users of blocks are.
+    pub(in crate::run) fn keyed(&self) -> KeyedUsers<'_> {
+        KeyedUsers { ids: &self.keys.ids, places: &self.places }
+    }
 }
 
 /// Takes what there is to go on from. `None` for a job that is not incremental.
@@ -146,7 +173,7 @@ struct OfShard {
     blocks: Vec<Vec<u8>>,
     used: Vec<bool>,
     gone: Vec<(LogRow, i64)>,
-    users: Keys,
+    users: StoredUsers,
     is_unclean: bool,
     left_out: LeftOut,
     counts: ScanCounts,
@@ -162,7 +189,7 @@ impl Reader<'_> {
                 bail!("item key {key} is none")
             };
             let is_gone = self.deleted.items.contains(&id.digest());
-            *of_key = if is_gone { Item::Gone } else { Item::Unused };
+            *of_key = if is_gone { Item::Gone } else { Item::Known };
         }
         let mut stored = Stored::nothing(self.job);
         (stored.items, stored.used) = (items, vec![false; of_key.len()]);
@@ -175,7 +202,7 @@ impl Reader<'_> {
             stored.gone.insert(shard, of_shard.gone);
             stored.unclean.extend(of_shard.is_unclean.then_some(shard));
             add_left_out(&mut stored.left_out, of_shard.left_out);
-            stored.users.insert(shard, of_shard.users);
+            stored.users.insert(shard, Arc::new(of_shard.users));
             stored.counts.merge(&of_shard.counts);
         }
         Ok(stored)
@@ -196,16 +223,16 @@ impl Reader<'_> {
     fn shard(&self, shard: u32, items: &[Item]) -> Result<OfShard> {
         let parts = self.base.parts.iter().filter(|part| part.is_users_of(shard));
         let users = self.keys(parts, Ids::new(self.job.plan.user_id_type))?;
-        let n_users = self.base.n_users[shard as usize];
-        let mut rows = Taken::new(self, &users, n_users, items)?;
-        let parts: Vec<_> = self.base.parts.iter().filter(|part| part.is_rows_of(shard)).collect();
+        let users = StoredUsers::new(users, self.base.n_users[shard as usize])?;
+        let mut rows = Taken::new(self, &users, items);
+        let parts = self.base.parts.iter().filter(|part| part.is_rows_of(shard));
         let takes_back =
-            |part: &&StatePart| matches!(part.kind, StateKind::Rows { takes_back: true, .. });
-        if parts.iter().any(takes_back) {
+            |part: &StatePart| matches!(part.kind, StateKind::Rows { takes_back: true, .. });
+        if parts.clone().any(takes_back) {
             let mut all = Vec::new();
-            for part in &parts {
-                self.each_row(part, |row, copies| {
-                    all.push((row, copies));
+            for part in parts {
+                self.each_block(part, |copies, block| {
+                    block.each_stored_row(|row| all.push((row, i64::from(copies))));
                     Ok(())
                 })?;
             }
@@ -213,35 +240,29 @@ impl Reader<'_> {
                 rows.take(row, copies)?;
             }
         } else {
-            for part in &parts {
-                self.each_batch(part, |batch| rows.take_batch(batch))?;
+            for part in parts {
+                self.each_block(part, |_, block| rows.take_block(block))?;
             }
         }
-        let Finished { blocks, used, gone, is_unclean, left_out, counts } = rows.finish();
+        let Finished { blocks, used, gone, is_unclean, left_out, counts } = rows.finish()?;
         Ok(OfShard { blocks, used, gone, users, is_unclean, left_out, counts })
     }
 
-    fn each_row(
+    fn each_block(
         &self,
         part: &StatePart,
-        mut take: impl FnMut(LogRow, i64) -> Result<()>,
+        mut take: impl FnMut(i32, &Packed<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.each_batch(part, |rows| {
-            (0..rows.len()).map(|at| rows.get(at)).try_for_each(|(row, copies)| take(row, copies))
-        })
-    }
-
-    fn each_batch(
-        &self,
-        part: &StatePart,
-        mut take: impl FnMut(&StoredRows<'_>) -> Result<()>,
-    ) -> Result<()> {
-        let StateKind::Rows { tick_us, .. } = part.kind else { unreachable!("a run of rows") };
         let unusable = || format!("\"{}\" cannot be used", part.file.path);
-        for batch in self.output.read_state_part(part, BATCH_ROWS)? {
-            let batch = batch?;
-            let rows = StoredRows::try_new(&batch, tick_us).with_context(unusable)?;
-            take(&rows).with_context(unusable)?;
+        for batch in self.output.read_state_part(part, BATCH_BLOCKS)? {
+            let mut taken = Ok(());
+            read_rows(&batch?, |copies, block| {
+                if taken.is_ok() {
+                    taken = take(copies, &Packed::new(block));
+                }
+            })
+            .with_context(unusable)?;
+            taken.with_context(unusable)?;
         }
         Ok(())
     }
@@ -268,35 +289,23 @@ enum Item {
     None,
     /// It is to be gone.
     Gone,
-    /// No row has been seen yet.
-    Unused,
-    Used,
-}
-
-/// What is known of a user key.
-#[derive(Clone, Copy)]
-struct User {
-    /// Where the id is, [`NOBODY`] for a key never given or given up.
-    place: u32,
-    /// Whether the user is to be gone.
-    is_gone: bool,
-    /// The hash that decides the shard.
-    hash: u64,
+    /// It stays.
+    Known,
 }
 
 /// Rows of a shard on their way into blocks.
 struct Taken<'a> {
     files: &'a Files,
-    users: &'a Keys,
-    /// By key.
-    of_user: Vec<User>,
-    of_item: Vec<Item>,
-    has_digests: bool,
+    users: &'a StoredUsers,
+    /// By key: whether the user is to be gone.
+    is_gone: Vec<bool>,
+    items: &'a [Item],
+    /// By key: whether a row has the item.
+    used: Vec<bool>,
     as_of_us: i64,
     /// By kind: whether its log says when things happened.
     has_times: Vec<bool>,
-    rows: EventRows,
-    blocks: Vec<Vec<u8>>,
+    blocks: LogBlocks,
     gone: Vec<(LogRow, i64)>,
     /// Whether some item is to be gone.
     items_leave: bool,
@@ -319,116 +328,94 @@ struct Finished {
 const NOBODY: u32 = u32::MAX;
 
 impl<'a> Taken<'a> {
-    fn new(reader: &Reader<'a>, users: &'a Keys, n_keys: u32, items: &[Item]) -> Result<Self> {
+    fn new(reader: &Reader<'a>, users: &'a StoredUsers, items: &'a [Item]) -> Self {
         let plan = &reader.job.plan;
-        let nobody = User { place: NOBODY, is_gone: false, hash: 0 };
-        let mut of_user = vec![nobody; n_keys as usize];
-        for (place, &key) in users.keys.iter().enumerate() {
-            let Some(user) = of_user.get_mut(key as usize) else { bail!("user key {key} is none") };
-            let id = users.ids.get(place);
-            let is_gone = reader.deleted.users.contains(&id.digest());
-            *user = User { place: place as u32, is_gone, hash: shard_hash(id) };
+        let mut is_gone = vec![false; users.places.len()];
+        let all = users.keys.keys.iter().zip(users.keys.ids.iter());
+        for (&key, id) in all.filter(|_| !reader.deleted.users.is_empty()) {
+            is_gone[key as usize] = reader.deleted.users.contains(&id.digest());
         }
-        Ok(Self {
+        Self {
             files: reader.files,
             users,
+            is_unclean: is_gone.contains(&true),
+            is_gone,
             items_leave: items.contains(&Item::Gone),
-            is_unclean: of_user.iter().any(|user| user.is_gone),
-            of_user,
-            of_item: items.to_vec(),
-            has_digests: plan.sources.iter().any(|source| source.columns.id.is_some()),
+            items,
+            used: vec![false; items.len()],
             as_of_us: plan.as_of_us.unwrap_or(i64::MAX),
             has_times: plan.kinds_with_times(),
-            rows: EventRows::new_like(&users.ids),
-            blocks: Vec::new(),
+            blocks: LogBlocks::new(),
             gone: Vec::new(),
             left_out: LeftOut::new(),
             counts: ScanCounts::new(),
-        })
+        }
     }
 
-    /// Takes rows column by column, where they stay.
-    fn take_batch(&mut self, batch: &StoredRows<'_>) -> Result<()> {
-        let [users, _, _, files] = batch.numbers();
-        let is_gone = |file: &i32| self.files.gone.contains(&(*file as u32));
-        let first = files.first();
-        let one_file = files.iter().all(|file| Some(file) == first);
-        let stays = match one_file {
-            true => !first.is_some_and(is_gone),
-            false => self.files.gone.is_empty(),
-        };
-        if !stays || self.items_leave || !batch.are_single() {
-            let mut rows = (0..batch.len()).map(|at| batch.get(at));
-            return rows.try_for_each(|(row, copies)| self.take(row, copies));
+    /// Takes the rows of a block, as it is where they all stay.
+    fn take_block(&mut self, block: &Packed<'_>) -> Result<()> {
+        let Self { users, is_gone, items, has_times, .. } = self;
+        let (mut are_known, mut users_leave) = (true, false);
+        block.each_user_key(|key, _| match users.places.get(key as usize) {
+            Some(&place) if place != NOBODY => users_leave |= is_gone[key as usize],
+            _ => are_known = false,
+        });
+        are_known &= block.items.high() < items.len() as u64;
+        are_known &= block.kinds.high() < has_times.len() as u64;
+        if !are_known {
+            bail!("a row has a key or a kind that is none");
         }
-        let (mut start, mut end) = (0, 0);
-        for of_user in users.chunk_by(|a, b| a == b) {
-            let rows = end..end + of_user.len();
-            end = rows.end;
-            if self.of_user.get(of_user[0] as usize).is_some_and(|user| user.is_gone) {
-                self.take_columns(batch, start..rows.start)?;
-                start = rows.end;
-                rows.map(|at| batch.get(at))
-                    .try_for_each(|(row, copies)| self.take(row, copies))?;
-            }
-        }
-        self.take_columns(batch, start..end)
-    }
-
-    /// Takes rows that all stay and are there once.
-    fn take_columns(&mut self, batch: &StoredRows<'_>, among: Range<usize>) -> Result<()> {
-        let [users, items, kinds, files] = batch.numbers().map(|column| &column[among.clone()]);
-        let n_kinds = self.has_times.len();
-        if kinds.iter().any(|&kind| kind as usize >= n_kinds) {
-            bail!("a row has a kind that is none");
-        }
-        for &item in items {
-            match self.of_item.get_mut(item as usize) {
-                Some(item @ (Item::Unused | Item::Used)) => *item = Item::Used,
-                _ => bail!("item key {item} is none"),
-            }
-        }
-        let rows = &mut self.rows;
-        for of_user in users.chunk_by(|a, b| a == b) {
-            match self.of_user.get(of_user[0] as usize) {
-                Some(&User { place, hash, .. }) if place != NOBODY => {
-                    rows.users.push_times(self.users.ids.get(place as usize), hash, of_user.len());
+        let files = block.files.map_or(0..=0, |files| files.low() as u32..=files.high() as u32);
+        let files_leave = self.files.gone.range(files).next().is_some();
+        if users_leave || files_leave || self.items_leave {
+            let mut taken = Ok(());
+            block.each_stored_row(|row| {
+                if taken.is_ok() {
+                    taken = self.take(row, 1);
                 }
-                _ => bail!("user key {} is none", of_user[0]),
-            }
+            });
+            return taken;
         }
-        rows.items.extend(items.iter().map(|&item| item as u32));
-        rows.kinds.extend(kinds.iter().map(|&kind| kind as u8));
-        rows.values.extend_from_slice(&batch.values()[among.clone()]);
-        rows.times.extend(batch.times(among.clone()));
-        rows.files.extend(files.iter().map(|&file| file as u32));
-        if self.has_digests {
-            rows.digests.extend(batch.digests(among.clone()));
+        let used = &mut self.used;
+        block.items.for_each(block.n_rows, |item| used[item as usize] = true);
+        let [oldest_us, newest_us] = [block.times.low(), block.times.high()].map(Column::as_i64);
+        if self.has_times.iter().all(|&has_times| has_times) && newest_us < self.as_of_us {
+            self.count_times(oldest_us, newest_us);
+        } else {
+            let mut kinds = Vec::new();
+            block.kinds.decode(block.n_rows, &mut kinds, |kind| kind as usize);
+            let mut kinds = kinds.into_iter();
+            block.times.for_each(block.n_rows, |time| {
+                let kind = kinds.next().expect("a kind of each row");
+                if self.has_times[kind] {
+                    let time_us = Column::as_i64(time);
+                    self.count_times(time_us, time_us);
+                }
+            });
         }
-        let counts = &mut self.counts;
-        for (time, &kind) in batch.times(among).zip(kinds) {
-            if self.has_times[kind as usize] {
-                counts.oldest_us = counts.oldest_us.min(time);
-                let newest = if time < self.as_of_us { time } else { i64::MIN };
-                counts.newest_us = counts.newest_us.max(newest);
-            }
-        }
-        if self.rows.len() >= BLOCK_ROWS {
-            self.flush();
-        }
+        self.blocks.push_block(block.bytes);
         Ok(())
     }
 
     #[inline]
+    fn count_times(&mut self, oldest_us: i64, newest_us: i64) {
+        self.counts.oldest_us = self.counts.oldest_us.min(oldest_us);
+        if newest_us < self.as_of_us {
+            self.counts.newest_us = self.counts.newest_us.max(newest_us);
+        }
+    }
+
+    #[inline]
     fn take(&mut self, row: LogRow, copies: i64) -> Result<()> {
-        let user = self.of_user.get(row.user as usize).filter(|user| user.place != NOBODY);
-        let item = self.of_item.get_mut(row.item as usize).filter(|item| **item != Item::None);
-        let is_kind = usize::from(row.kind) < self.has_times.len();
-        let (Some(&User { place, is_gone, hash }), Some(item), true) = (user, item, is_kind) else {
+        let place = self.users.places.get(row.user as usize).filter(|&&place| place != NOBODY);
+        let item = self.items.get(row.item as usize).filter(|item| **item != Item::None);
+        let has_times = self.has_times.get(usize::from(row.kind));
+        let (Some(_), Some(&item), Some(&has_times)) = (place, item, has_times) else {
             bail!("row {row:?} has a key or a kind that is none");
         };
+        let is_gone = self.is_gone[row.user as usize];
         let is_file_gone = self.files.gone.contains(&row.file);
-        if is_gone || *item == Item::Gone {
+        if is_gone || item == Item::Gone {
             self.is_unclean = true;
             if !is_file_gone {
                 let of_file = self.left_out.entry(row.file).or_default();
@@ -443,47 +430,22 @@ impl<'a> Taken<'a> {
         if copies < 1 {
             bail!("row {row:?} is there {copies} times");
         }
-        *item = Item::Used;
-        let id = self.users.ids.get(place as usize);
-        for _ in 0..copies {
-            let rows = &mut self.rows;
-            rows.users.push(id, hash);
-            rows.items.push(row.item);
-            rows.kinds.push(row.kind);
-            rows.values.push(f32::from_bits(row.value_bits));
-            rows.times.push(row.time_us);
-            rows.files.push(row.file);
-            if self.has_digests {
-                let [low, high] = row.digest;
-                rows.digests.push(u128::from(low) | u128::from(high) << 64);
-            }
-            if rows.len() >= BLOCK_ROWS {
-                self.flush();
-            }
-        }
-        if !self.has_times[usize::from(row.kind)] {
-            return Ok(());
-        }
-        self.counts.oldest_us = self.counts.oldest_us.min(row.time_us);
-        if row.time_us < self.as_of_us {
-            self.counts.newest_us = self.counts.newest_us.max(row.time_us);
+        self.used[row.item as usize] = true;
+        (0..copies).for_each(|_| self.blocks.push(&row));
+        if has_times {
+            self.count_times(row.time_us, row.time_us);
         }
         Ok(())
     }
 
-    fn flush(&mut self) {
-        let packed = self.rows.pack();
-        self.rows.clear();
-        self.counts.packed_bytes += packed.len() as u64;
-        self.blocks.push(packed);
-    }
-
-    fn finish(mut self) -> Finished {
-        if !self.rows.is_empty() {
-            self.flush();
+    fn finish(mut self) -> Result<Finished> {
+        let blocks = self.blocks.finish();
+        self.counts.packed_bytes = blocks.iter().map(|block| block.len() as u64).sum();
+        let Self { used, items, gone, is_unclean, left_out, counts, .. } = self;
+        let is_none = |(&used, &item): (&bool, &Item)| used && item == Item::None;
+        if used.iter().zip(items).any(is_none) {
+            bail!("a row has an item key that is none");
         }
-        let used = self.of_item.iter().map(|item| *item == Item::Used).collect();
-        let Self { blocks, gone, is_unclean, left_out, counts, .. } = self;
-        Finished { blocks, used, gone, is_unclean, left_out, counts }
+        Ok(Finished { blocks, used, gone, is_unclean, left_out, counts })
     }
 }

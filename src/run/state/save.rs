@@ -10,14 +10,12 @@ use super::load::{Keys, Stored, summed};
 use super::{Base, StateUse};
 use crate::dataflow::consolidated;
 use crate::kernels::dictionary::Interner;
-use crate::kernels::event_rows::{Column, Packed, PackedUsers};
+use crate::kernels::event_rows::{Column, LogBlocks, Packed, PackedUsers};
 use crate::kernels::histories::Block;
 use crate::run::counts::ScanCounts;
 use crate::run::prepare::{self, FileCounts, Shuffled};
 use crate::run::{Job, Worker};
-use crate::schema::state::{
-    ROW_DIFFERENCES, ROW_KEY, key_batch, key_schema, row_batch, row_schema,
-};
+use crate::schema::state::{key_batch, key_schema, row_batch, row_schema};
 use crate::store::{
     BATCH_ROWS, Output, STATE_FORMAT, StateInput, StateKind, StateManifest, StatePart, TableFile,
 };
@@ -173,7 +171,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn shard(&self, shard: u32, gone: Vec<(LogRow, i64)>, shuffled: &Shuffled) -> Result<OfShard> {
         let nobody = Keys { keys: Vec::new(), ids: Ids::new(self.job.plan.user_id_type) };
-        let known = self.stored.users.get(&shard).unwrap_or(&nobody);
+        let known = self.stored.users.get(&shard).map_or(&nobody, |users| &users.keys);
         let next = self.base.manifest.as_ref().map_or(0, |base| base.n_users[shard as usize]);
         let new: Vec<_> = shuffled.blocks(shard, false).collect();
         let mut users = known.ids.new_like();
@@ -201,7 +199,7 @@ impl Writer<'_> {
         }
         shuffled
             .blocks(shard, true)
-            .for_each(|block| self.each_row(&block, &mut users, |row| rows.push(row)));
+            .for_each(|block| Packed::new(block.packed).each_stored_row(|row| rows.push(row)));
         let rows = summed(rows.into_iter().map(|row| (row, 1)).collect());
         // Those without a row are given up, with their keys.
         let with_rows: BTreeSet<u32> = rows.iter().map(|(row, _)| row.user).collect();
@@ -219,7 +217,7 @@ impl Writer<'_> {
             let rank = block.ranks.map_or(code, |ranks| ranks[code as usize]);
             self.items.of_rank[rank as usize]
         };
-        each_row(&Packed::new(block.packed), users, key, give);
+        Packed::new(block.packed).each_log_row(|id| users.key(id), key, give);
     }
 
     /// Whether a shard is written anew, as so many changes and the runs that are there ask for it.
@@ -232,7 +230,7 @@ impl Writer<'_> {
             .parts
             .iter()
             .filter(|part| part.is_rows_of(shard))
-            .map(|part| part.file.rows)
+            .map(StatePart::log_rows)
             .collect();
         let later: u64 = runs.iter().skip(1).sum();
         let first = runs.first().copied().unwrap_or(0);
@@ -240,15 +238,22 @@ impl Writer<'_> {
     }
 
     fn put_rows(&self, shard: u32, rows: &[(LogRow, i64)]) -> Result<StatePart> {
-        let is_whole = |tick: &i64| rows.iter().all(|(row, _)| row.time_us % tick == 0);
-        let tick_us = [1_000_000, 1_000].into_iter().find(is_whole).unwrap_or(1);
-        let takes_back = rows.iter().any(|(_, copies)| *copies < 0);
-        let kind = StateKind::Rows { shard, tick_us, takes_back };
-        let schema = row_schema();
-        let mut file = TableFile::with_differences("state", &schema, &ROW_KEY, &ROW_DIFFERENCES)?;
-        for rows in rows.chunks(BATCH_ROWS) {
-            file.write(&row_batch(rows, tick_us)?)?;
-        }
+        let rows_of = |sign: i64| rows.iter().filter(move |(_, copies)| copies.signum() == sign);
+        let packed = |sign: i64| {
+            let mut blocks = LogBlocks::new();
+            for (row, copies) in rows_of(sign) {
+                (0..copies.unsigned_abs()).for_each(|_| blocks.push(row));
+            }
+            blocks.finish().into_iter().map(move |block| (sign as i32, block))
+        };
+        let blocks: Vec<(i32, Vec<u8>)> = packed(1).chain(packed(-1)).collect();
+        let kind = StateKind::Rows {
+            shard,
+            log_rows: rows.iter().map(|(_, copies)| copies.unsigned_abs()).sum(),
+            takes_back: rows_of(-1).next().is_some(),
+        };
+        let mut file = TableFile::of_state(&row_schema(), &[], &["rows"])?;
+        file.write(&row_batch(&blocks)?)?;
         self.put(kind, file)
     }
 
@@ -290,7 +295,7 @@ impl Writer<'_> {
         id_type: IdType,
     ) -> Result<StatePart> {
         let schema = key_schema(id_type);
-        let mut file = TableFile::with_differences("state", &schema, &["key"], &["key"])?;
+        let mut file = TableFile::of_state(&schema, &["key"], &["key"])?;
         for start in (0..keys.len()).step_by(BATCH_ROWS) {
             let rows = start..keys.len().min(start + BATCH_ROWS);
             let ids = ids.take(rows.clone());
@@ -404,56 +409,6 @@ fn distinct_users(block: &Packed<'_>, users: &mut Ids) {
             (0..distinct.len()).for_each(|row| users.push(IdRef::Bytes(distinct.get(row))));
         }
         _ => panic!("users of a shard are all integers or all bytes"),
-    }
-}
-
-/// Gives the rows of a block; `item_key` makes keys of its item codes.
-fn each_row(
-    block: &Packed<'_>,
-    users: &mut UserKeys,
-    item_key: impl Fn(u32) -> u32,
-    mut give: impl FnMut(LogRow),
-) {
-    let n_rows = block.n_rows;
-    let mut of_users: Vec<u32> = Vec::with_capacity(n_rows);
-    match &block.users {
-        PackedUsers::Int(column) => column.for_each(n_rows, |id| {
-            let id = Column::as_i64(id);
-            of_users.push(users.key(IdRef::Int(id)));
-        }),
-        PackedUsers::Bytes { distinct, codes } => {
-            let keys: Vec<u32> =
-                (0..distinct.len()).map(|row| users.key(IdRef::Bytes(distinct.get(row)))).collect();
-            codes.for_each(n_rows, |code| of_users.push(keys[code as usize]));
-        }
-    }
-    let (mut items, mut kinds, mut values) = (Vec::new(), Vec::new(), Vec::new());
-    block.items.decode(n_rows, &mut items, |code| item_key(code as u32));
-    block.kinds.decode(n_rows, &mut kinds, |kind| kind as u8);
-    block.values.decode(n_rows, &mut values, |bits| bits as u32);
-    let mut times = Vec::new();
-    block.times.decode(n_rows, &mut times, Column::as_i64);
-    let mut files = vec![0; n_rows];
-    if let Some(column) = &block.files {
-        column.decode(n_rows, &mut files, |file| file as u32);
-    }
-    let mut digests = [Vec::new(), Vec::new()];
-    for half in 0..2 {
-        match &block.digests {
-            Some(halves) => halves[half].decode(n_rows, &mut digests[half], |digest| digest),
-            None => digests[half].resize(n_rows, 0),
-        }
-    }
-    for row in 0..n_rows {
-        give(LogRow {
-            user: of_users[row],
-            item: items[row],
-            time_us: times[row],
-            kind: kinds[row],
-            value_bits: values[row],
-            digest: [digests[0][row], digests[1][row]],
-            file: files[row],
-        });
     }
 }
 
