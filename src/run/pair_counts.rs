@@ -30,11 +30,12 @@ pub(super) use stored::problem;
 /// The counts of one process, with the histories of its shards.
 pub(super) struct KeptPairs {
     codes: Codes,
-    counts: PairCounts,
+    /// `None` until they are read.
+    counts: Option<PairCounts>,
     shards: Vec<Coded>,
     /// Stands for whatever left them, in all processes the same.
     stamp: u64,
-    /// The files of state that hold them as they were before the last updates.
+    /// The files of state that hold them, as they were before the last updates.
     stored: Vec<StatePart>,
     /// Pairs counted in these.
     lag: u64,
@@ -184,7 +185,8 @@ pub(super) fn neighbors(
     }
     let earlier = earlier.or_else(|| stored(worker, output));
     let earlier = agreed(worker, earlier);
-    let Updated { mut kept, way, users } = Updated::new(worker, prepared, earlier, n_counted)?;
+    let Updated { mut kept, way, users } =
+        Updated::new(worker, output, prepared, earlier, n_counted)?;
     let params = Params {
         n_neighbors: section.n_neighbors,
         shrinkage: section.shrinkage,
@@ -293,6 +295,7 @@ impl Updated {
     /// Brings earlier counts up to date, or makes them anew where that takes fewer additions.
     fn new(
         worker: &mut Worker<'_>,
+        output: &Output,
         prepared: &Prepared,
         earlier: Option<KeptPairs>,
         n_counted: u64,
@@ -302,8 +305,7 @@ impl Updated {
         {
             let (after, changes) = kept.changes(worker, prepared, &code_of);
             let (users, additions) = totals(worker, &changes)?;
-            if additions < n_counted {
-                kept.add(worker, after, changes);
+            if additions < n_counted && kept.add(worker, output, after, changes) {
                 kept.lag += additions;
                 return Ok(Self { kept, way: Way::Updated, users });
             }
@@ -312,7 +314,8 @@ impl Updated {
         let code_of = kept.codes_of(prepared).expect("there is room for all items");
         let (after, changes) = kept.changes(worker, prepared, &code_of);
         let (users, _) = totals(worker, &changes)?;
-        kept.add(worker, after, changes);
+        let is_added = kept.add(worker, output, after, changes);
+        assert!(is_added, "nothing is read");
         Ok(Self { kept, way: Way::Counted, users })
     }
 }
@@ -325,17 +328,41 @@ fn totals(worker: &mut Worker<'_>, changes: &[Changes]) -> Result<(i64, u64)> {
     Ok((sums[0], sums[1] as u64))
 }
 
-/// Adds differences, as many at once as may be held, on the rayon pool of the caller.
-fn add_all(counts: &mut PairCounts, all: impl Iterator<Item = Differences>) {
-    let mut batch = Differences::default();
-    for differences in all {
-        batch.append_all(&differences);
-        if batch.is_full() {
-            counts.add(&batch);
-            batch = Differences::default();
+/// Differences together, as many as may be held at once; at least once some, or none.
+fn batches(mut all: impl Iterator<Item = Differences>) -> impl Iterator<Item = Differences> {
+    let mut is_first = true;
+    std::iter::from_fn(move || {
+        let is_first = std::mem::take(&mut is_first);
+        let mut batch = all.next();
+        if let Some(batch) = &mut batch {
+            while !batch.is_full() {
+                let Some(next) = all.next() else { break };
+                batch.append_all(&next);
+            }
         }
+        batch.or_else(|| is_first.then(Differences::default))
+    })
+}
+
+/// The differences of all processes, in their order.
+fn gathered(
+    worker: &mut Worker<'_>,
+    mine: Vec<Changes>,
+) -> impl Iterator<Item = Differences> + use<> {
+    let mut coded = Vec::new();
+    for Changes { differences, .. } in mine {
+        let bytes = differences.encode();
+        coded.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        coded.extend_from_slice(&bytes);
     }
-    counts.add(&batch);
+    let parts = worker.shell.collectives.all_gather(coded.into());
+    parts.into_iter().flat_map(|mut part| {
+        std::iter::from_fn(move || {
+            let length = (!part.is_empty()).then(|| part.split_to(8))?;
+            let length = u64::from_le_bytes(length[..].try_into().expect("8 bytes"));
+            Some(Differences::decode(&part.split_to(length as usize)))
+        })
+    })
 }
 
 /// The number of the file that holds a group of rows: files are dealt to processes.
@@ -348,7 +375,7 @@ impl KeptPairs {
         let shards = prepared.shards.iter().map(|shard| Coded::empty(&shard.user_ids));
         Self {
             codes: Codes::new(&prepared.item_ids.new_like(), Vec::new(), 0),
-            counts: PairCounts::new(),
+            counts: Some(PairCounts::new()),
             shards: shards.collect(),
             stamp: 0,
             stored: Vec::new(),
@@ -391,33 +418,57 @@ impl KeptPairs {
         })
     }
 
-    /// Makes these histories those that were counted.
-    fn add(&mut self, worker: &mut Worker<'_>, after: Vec<Coded>, changes: Vec<Changes>) {
-        let (index, peers) = (worker.shell.index, worker.shell.peers);
+    fn counts(&self) -> &PairCounts {
+        self.counts.as_ref().expect("counts are read before they are looked at")
+    }
+
+    /// Makes these histories those that were counted. False where counts cannot be read.
+    fn add(
+        &mut self,
+        worker: &mut Worker<'_>,
+        output: &Output,
+        after: Vec<Coded>,
+        changes: Vec<Changes>,
+    ) -> bool {
         self.shards = after;
+        let added = if worker.shell.peers == 1 {
+            self.add_all(worker, output, changes.into_iter().map(|of| of.differences))
+        } else {
+            let all = gathered(worker, changes);
+            self.add_all(worker, output, all)
+        };
+        if let Err(error) = &added {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "the counts of pairs cannot be read; this run counts all pairs");
+        }
+        worker.shell.collectives.all_reduce_min(i64::from(added.is_ok())) == 1
+    }
+
+    fn add_all(
+        &mut self,
+        worker: &Worker<'_>,
+        output: &Output,
+        differences: impl Iterator<Item = Differences> + Send,
+    ) -> Result<()> {
+        let (index, peers) = (worker.shell.index, worker.shell.peers);
         let n_shards = worker.job.plan.n_shards;
         let is_mine = |group| file_of(group, n_shards) as usize % peers == index;
-        self.counts.grow(self.codes.end, is_mine);
-        let differences = changes.into_iter().map(|of| of.differences);
-        if peers == 1 {
-            return worker.pool.install(|| add_all(&mut self.counts, differences));
-        }
-        let mut coded = Vec::new();
-        for differences in differences {
-            let bytes = differences.encode();
-            coded.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-            coded.extend_from_slice(&bytes);
-        }
-        let parts = worker.shell.collectives.all_gather(coded.into());
-        let of_part = |mut part: bytes::Bytes| {
-            std::iter::from_fn(move || {
-                let length = (!part.is_empty()).then(|| part.split_to(8))?;
-                let length = u64::from_le_bytes(length[..].try_into().expect("8 bytes"));
-                Some(Differences::decode(&part.split_to(length as usize)))
-            })
-        };
-        let all = parts.into_iter().flat_map(of_part);
-        worker.pool.install(|| add_all(&mut self.counts, all));
+        let n_codes = self.codes.end;
+        worker.pool.install(|| {
+            for batch in batches(differences) {
+                match &mut self.counts {
+                    Some(counts) => {
+                        counts.grow(n_codes, is_mine);
+                        counts.add(&batch);
+                    }
+                    None => {
+                        let read = stored::counts(output, &self.stored, n_codes, is_mine, &batch);
+                        self.counts = Some(read?);
+                    }
+                }
+            }
+            Ok(())
+        })
     }
 
     /// The lists of all items.
@@ -427,7 +478,7 @@ impl KeptPairs {
         prepared: &Prepared,
         params: &Params,
     ) -> Result<NeighborLists> {
-        let supports = self.counts.supports().into_iter().map(i64::from).collect();
+        let supports = self.counts().supports().into_iter().map(i64::from).collect();
         let supports = worker.shell.collectives.all_reduce_sum(supports)?;
         let supports: Vec<u32> = supports.into_iter().map(|users| users as u32).collect();
         let mut items = vec![ItemIdx(0); supports.len()];
@@ -437,7 +488,7 @@ impl KeptPairs {
         }
         let numbers =
             Numbers { items: &items, supports: &supports, n_items: prepared.item_ids.len() };
-        let mine = worker.pool.install(|| self.counts.neighbors(&numbers, params));
+        let mine = worker.pool.install(|| self.counts().neighbors(&numbers, params));
         if worker.shell.peers == 1 {
             return Ok(mine);
         }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, AsArray, BinaryArray, Int32Array, LargeBinaryArray, LargeBinaryBuilder, PrimitiveArray,
-    RecordBatch,
+    Array, AsArray, BinaryArray, BinaryViewArray, Int32Array, PrimitiveArray, RecordBatch,
 };
 use arrow::datatypes::{ArrowPrimitiveType, DataType, Field, Int32Type, Schema};
 
@@ -16,7 +15,7 @@ use crate::types::{IdType, Ids};
 pub fn row_schema() -> Schema {
     Schema::new(vec![
         Field::new("copies", DataType::Int32, false),
-        Field::new("rows", DataType::LargeBinary, false),
+        Field::new("rows", DataType::BinaryView, false),
     ])
 }
 
@@ -26,7 +25,7 @@ pub fn row_schema() -> Schema {
 /// None that a caller can cause.
 pub fn row_batch(blocks: &[(i32, Vec<u8>)]) -> Result<RecordBatch, SchemaError> {
     let copies: Int32Array = blocks.iter().map(|(copies, _)| Some(*copies)).collect();
-    let rows = LargeBinaryArray::from_iter_values(blocks.iter().map(|(_, rows)| rows));
+    let rows = BinaryViewArray::from_iter_values(blocks.iter().map(|(_, rows)| rows));
     batch(row_schema(), vec![Arc::new(copies), Arc::new(rows)])
 }
 
@@ -35,7 +34,7 @@ pub fn row_batch(blocks: &[(i32, Vec<u8>)]) -> Result<RecordBatch, SchemaError> 
 /// # Errors
 /// `NotOurs` for a batch of other columns, or with nulls.
 pub fn read_rows(batch: &RecordBatch, mut give: impl FnMut(i32, &[u8])) -> Result<(), SchemaError> {
-    let rows = long_bytes(batch, "rows")?;
+    let rows = bytes(batch, "rows")?;
     for (at, &copies) in column::<Int32Type>(batch, "copies")?.iter().enumerate() {
         give(copies, rows.value(at));
     }
@@ -129,13 +128,16 @@ pub fn read_histories(
     Ok(())
 }
 
-/// The columns of a table of counts of pairs, by group of rows: digits by block, and bit planes of eight
-/// bytes.
+/// A group of counts of pairs: its number, where its tiles end, and its words.
+pub type PairGroup<'a> = (usize, &'a [u32], &'a [[u8; 8]]);
+
+/// The columns of a table of counts of pairs, by group of rows: where its tiles end, four bytes each, and its
+/// words of eight bytes.
 pub fn pair_count_schema() -> Schema {
     Schema::new(vec![
         Field::new("group", DataType::Int32, false),
-        Field::new("digits", DataType::LargeBinary, false),
-        Field::new("planes", DataType::LargeBinary, false),
+        Field::new("ends", DataType::BinaryView, false),
+        Field::new("words", DataType::BinaryView, false),
     ])
 }
 
@@ -143,48 +145,50 @@ pub fn pair_count_schema() -> Schema {
 ///
 /// # Errors
 /// None that a caller can cause.
-pub fn pair_count_batch(groups: &[(usize, &[u8], &[u64])]) -> Result<RecordBatch, SchemaError> {
+pub fn pair_count_batch(groups: &[PairGroup<'_>]) -> Result<RecordBatch, SchemaError> {
     let numbers = groups.iter().map(|(group, ..)| Some(*group as i32)).collect::<Int32Array>();
-    let digits = LargeBinaryArray::from_iter_values(groups.iter().map(|(_, digits, _)| *digits));
-    let mut planes = LargeBinaryBuilder::new();
-    let mut bytes: Vec<u8> = Vec::new();
-    for (.., words) in groups {
-        bytes.clear();
-        bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-        planes.append_value(&bytes);
-    }
-    let columns: Vec<Arc<dyn Array>> =
-        vec![Arc::new(numbers), Arc::new(digits), Arc::new(planes.finish())];
+    let bytes = |ends: &[u32]| ends.iter().flat_map(|end| end.to_le_bytes()).collect();
+    let ends: Vec<Vec<u8>> = groups.iter().map(|(_, ends, _)| bytes(ends)).collect();
+    let words = groups.iter().map(|(.., words)| words.as_flattened());
+    let columns: Vec<Arc<dyn Array>> = vec![
+        Arc::new(numbers),
+        Arc::new(BinaryViewArray::from_iter_values(ends)),
+        Arc::new(BinaryViewArray::from_iter_values(words)),
+    ];
     batch(pair_count_schema(), columns)
 }
 
-/// Gives the groups of a batch that [`pair_count_batch`] made.
+/// Gives the groups of a batch that [`pair_count_batch`] made, as they lie there.
 ///
 /// # Errors
 /// `NotOurs` for a batch of other columns, or with nulls.
 pub fn read_pair_counts(
     batch: &RecordBatch,
-    mut give: impl FnMut(usize, &[u8], Vec<u64>),
+    mut give: impl FnMut(PairGroup<'_>),
 ) -> Result<(), SchemaError> {
-    let (digits, planes) = (long_bytes(batch, "digits")?, long_bytes(batch, "planes")?);
+    let (ends, words) = (bytes(batch, "ends")?, bytes(batch, "words")?);
+    let mut of_group = Vec::new();
     for (at, &group) in column::<Int32Type>(batch, "group")?.iter().enumerate() {
-        let (words, []) = planes.value(at).as_chunks::<8>() else {
-            return Err(SchemaError::NotOurs { column: "planes" });
+        let (ends, []) = ends.value(at).as_chunks::<4>() else {
+            return Err(SchemaError::NotOurs { column: "ends" });
         };
-        // With room for what is added: most blocks keep their digits.
-        let mut planes = Vec::with_capacity(words.len() + words.len() / 16);
-        planes.extend(words.iter().map(|word| u64::from_le_bytes(*word)));
-        give(group as usize, digits.value(at), planes);
+        let (words, []) = words.value(at).as_chunks::<8>() else {
+            return Err(SchemaError::NotOurs { column: "words" });
+        };
+        of_group.clear();
+        of_group.extend(ends.iter().map(|end| u32::from_le_bytes(*end)));
+        give((group as usize, &of_group, words));
     }
     Ok(())
 }
 
-fn long_bytes<'a>(
+/// Bytes that stay where a file has them.
+fn bytes<'a>(
     batch: &'a RecordBatch,
     name: &'static str,
-) -> Result<&'a LargeBinaryArray, SchemaError> {
+) -> Result<&'a BinaryViewArray, SchemaError> {
     let found = batch.column_by_name(name).filter(|found| found.null_count() == 0);
-    let found = found.and_then(|found| found.as_binary_opt::<i64>());
+    let found = found.and_then(|found| found.as_any().downcast_ref());
     found.ok_or(SchemaError::NotOurs { column: name })
 }
 
@@ -226,13 +230,18 @@ mod tests {
         read_histories(&batch, (&mut found, &mut ends, &mut codes)).unwrap();
         assert_eq!((found, ends, codes), (ids, vec![3, 3], vec![3, 65_535, 0]));
 
-        let batch = pair_count_batch(&[(4, &[0, 2], &[1 << 63, 5]), (9, &[], &[])]).unwrap();
-        let mut found = Vec::new();
-        let give = |group, digits: &[u8], planes| found.push((group, digits.to_vec(), planes));
-        read_pair_counts(&batch, give).unwrap();
-        assert_eq!(found, [(4, vec![0, 2], vec![1 << 63, 5]), (9, vec![], vec![])]);
+        let groups: [PairGroup<'_>; 2] =
+            [(4, &[0, 2], &[[1; 8], [0, 9, 0, 0, 0, 0, 0, 255]]), (9, &[], &[])];
+        let batch = pair_count_batch(&groups).unwrap();
+        let mut n_found = 0;
+        read_pair_counts(&batch, |found| {
+            assert_eq!(found, groups[n_found]);
+            n_found += 1;
+        })
+        .unwrap();
+        assert_eq!(n_found, 2);
         let other = key_batch(&[1], &Ids::Int(vec![1]), IdType::Int64).unwrap();
-        assert!(read_pair_counts(&other, |_, _, _| ()).is_err());
+        assert!(read_pair_counts(&other, |_| ()).is_err());
     }
 
     #[test]

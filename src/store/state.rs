@@ -19,7 +19,7 @@ use super::table_writer::{TableFile, encode_error, sha256_hex};
 use crate::types::IdType;
 
 /// The format of state that this version writes, and the only one it reads: other state is rebuilt.
-pub const STATE_FORMAT: u32 = 3;
+pub const STATE_FORMAT: u32 = 4;
 
 /// The folder of stored state.
 pub(super) const STATE: &str = "state";

@@ -4,17 +4,17 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Changes, Coded, Codes, KeptPairs, add_all, file_of};
-use crate::kernels::cosine::pair_counts::{CODES_MAX, GroupParts, PairCounts};
+use super::{Changes, Coded, Codes, KeptPairs, batches, file_of};
+use crate::kernels::cosine::pair_counts::{CODES_MAX, Differences, PairCounts, StoredGroup};
 use crate::run::{Job, Worker, prepare};
 use crate::schema::state::{
-    history_batch, history_schema, key_batch, key_schema, pair_count_batch, pair_count_schema,
-    read_histories, read_keys, read_pair_counts,
+    PairGroup, history_batch, history_schema, key_batch, key_schema, pair_count_batch,
+    pair_count_schema, read_histories, read_keys, read_pair_counts,
 };
 use crate::store::{BATCH_ROWS, Output, StateKind, StateManifest, StatePart, TableFile};
 use crate::types::Ids;
 
-/// Reads what this process needs of the counts in a state; `None` where it has none.
+/// Reads what the counts in a state are of, and leaves the counts there; `None` where it has none.
 pub(super) fn read(
     worker: &Worker<'_>,
     output: &Output,
@@ -22,33 +22,19 @@ pub(super) fn read(
 ) -> Result<Option<KeptPairs>> {
     let stored: Vec<StatePart> =
         state.parts.iter().filter(|part| part.is_of_pairs()).cloned().collect();
-    let of_items = |part: &StatePart| match part.kind {
-        StateKind::PairItems { n_codes } => Some((part.clone(), n_codes as usize)),
-        _ => None,
-    };
+    let of_items = |part: &StatePart| Some((part.clone(), n_codes_of(part)?));
     let Some((items, n_codes)) = stored.iter().find_map(of_items) else { return Ok(None) };
     let reader = Reader { output };
     let codes = reader.items(&items, Ids::new(state.item_id_type), n_codes)?;
-    let (index, peers) = (worker.shell.index, worker.shell.peers);
     let mine = prepare::owned_shards(worker);
     let shards = mine.par_iter().with_max_len(1).map(|&shard| {
         let is_wanted = |part: &&StatePart| part.kind == StateKind::PairUsers { shard };
         let part = stored.iter().find(is_wanted);
         reader.shard(part, (Ids::new(state.user_id_type), n_codes))
     });
-    let groups = stored.par_iter().with_max_len(1).filter_map(|part| match part.kind {
-        StateKind::PairCounts { shard } if shard as usize % peers == index => {
-            Some(reader.groups(part))
-        }
-        _ => None,
-    });
-    let (shards, groups) = worker
-        .pool
-        .install(|| (shards.collect::<Result<Vec<Coded>>>(), groups.collect::<Result<Vec<_>>>()));
-    let groups = groups?.into_iter().flatten().collect();
-    let counts = PairCounts::from_groups(n_codes, groups);
+    let shards = worker.pool.install(|| shards.collect::<Result<Vec<Coded>>>());
     Ok(Some(KeptPairs {
-        counts: counts.context("the counts of pairs in the state are not what was written")?,
+        counts: None,
         shards: shards?,
         stamp: xxh3_64(items.file.path.as_bytes()),
         codes,
@@ -56,6 +42,33 @@ pub(super) fn read(
         stored,
         is_due: false,
     }))
+}
+
+/// The counts in some files of a state, those of its groups that a process owns.
+pub(super) fn counts(
+    output: &Output,
+    parts: &[StatePart],
+    n_codes: usize,
+    is_mine: impl Fn(usize) -> bool,
+    differences: &Differences,
+) -> Result<PairCounts> {
+    let before = parts.iter().find_map(n_codes_of).unwrap_or(0);
+    let files = parts.iter().filter(|part| match part.kind {
+        StateKind::PairCounts { shard } => is_mine(shard as usize),
+        _ => false,
+    });
+    let files: Vec<&StatePart> = files.collect();
+    let reader = Reader { output };
+    let read = |part: &&StatePart, give: &mut dyn FnMut(StoredGroup<'_>)| reader.groups(part, give);
+    PairCounts::read(&files, read, [before, n_codes], &is_mine, differences)?
+        .context("the counts of pairs in the state are not what was written")
+}
+
+fn n_codes_of(part: &StatePart) -> Option<usize> {
+    match part.kind {
+        StateKind::PairItems { n_codes } => Some(n_codes as usize),
+        _ => None,
+    }
 }
 
 /// What is wrong with the counts in a state, if there are any: all pairs of its histories are counted again.
@@ -66,7 +79,7 @@ pub(in crate::run) fn problem(
     advance: &dyn Fn(u64),
 ) -> Result<Option<String>> {
     let reader = Reader { output };
-    let (mut n_codes, mut groups, mut differences) = (None, Vec::new(), Vec::new());
+    let (mut n_codes, mut differences) = (None, Vec::new());
     for part in state.parts.iter().filter(|part| part.is_of_pairs()) {
         match part.kind {
             StateKind::PairItems { n_codes: end } => {
@@ -80,16 +93,20 @@ pub(in crate::run) fn problem(
                 let codes = |row| coded.of(row).iter().copied();
                 differences.push(Changes::since(&none, &coded.users, codes).1.differences);
             }
-            _ => groups.extend(reader.groups(part)?),
+            _ => continue,
         }
         advance(part.file.bytes);
     }
     let Some(n_codes) = n_codes else { return Ok(None) };
     let mut counted = PairCounts::new();
     counted.grow(n_codes, |_| true);
-    add_all(&mut counted, differences.into_iter());
-    let is_same = PairCounts::from_groups(n_codes, groups).is_some_and(|found| found == counted);
-    Ok((!is_same).then(|| "the counts of pairs are not those of their histories".to_owned()))
+    batches(differences.into_iter()).for_each(|batch| counted.add(&batch));
+    let found = counts(output, &state.parts, n_codes, |_| true, &Differences::default())?;
+    let of_counts =
+        state.parts.iter().filter(|part| matches!(part.kind, StateKind::PairCounts { .. }));
+    advance(of_counts.map(|part| part.file.bytes).sum());
+    Ok((found != counted)
+        .then(|| "the counts of pairs are not those of their histories".to_owned()))
 }
 
 struct Reader<'a> {
@@ -127,14 +144,13 @@ impl Reader<'_> {
         Ok(coded)
     }
 
-    fn groups(&self, part: &StatePart) -> Result<Vec<GroupParts>> {
-        let mut groups = Vec::new();
+    fn groups(&self, part: &StatePart, give: &mut dyn FnMut(StoredGroup<'_>)) -> Result<()> {
         for batch in self.batches(part)? {
-            read_pair_counts(&batch, |group, digits, planes| {
-                groups.push((group, digits.to_vec(), planes));
+            read_pair_counts(&batch, |(first, ends, words)| {
+                give(StoredGroup { first, ends, words })
             })?;
         }
-        Ok(groups)
+        Ok(())
     }
 }
 
@@ -152,11 +168,12 @@ pub(super) fn write(
         let users = shards.filter(|(_, coded)| !coded.users.is_empty());
         let users = users.map(|(&shard, coded)| writer.users(shard, coded));
         let mut parts = users.collect::<Result<Vec<StatePart>>>()?;
-        let groups: Vec<_> = kept.counts.groups().collect();
+        let groups: Vec<_> = kept.counts().groups().collect();
         let n_shards = writer.job.plan.n_shards;
         let counts = (0..n_shards).into_par_iter().with_max_len(1).filter_map(|shard| {
-            let of_shard = groups.iter().filter(|(group, ..)| file_of(*group, n_shards) == shard);
-            let of_shard: Vec<_> = of_shard.copied().collect();
+            let of_shard = groups.iter().filter(|group| file_of(group.first, n_shards) == shard);
+            let of_shard: Vec<_> =
+                of_shard.map(|&StoredGroup { first, ends, words }| (first, ends, words)).collect();
             (!of_shard.is_empty()).then(|| writer.counts(shard, &of_shard))
         });
         parts.extend(counts.collect::<Result<Vec<StatePart>>>()?);
@@ -200,9 +217,9 @@ impl Writer<'_> {
         self.put(StateKind::PairUsers { shard }, file)
     }
 
-    fn counts(&self, shard: u32, groups: &[(usize, &[u8], &[u64])]) -> Result<StatePart> {
+    fn counts(&self, shard: u32, groups: &[PairGroup<'_>]) -> Result<StatePart> {
         let schema = pair_count_schema();
-        let mut file = TableFile::of_state(&schema, &["group"], &["planes"])?;
+        let mut file = TableFile::of_state(&schema, &["group"], &["words"])?;
         file.write(&pair_count_batch(groups)?)?;
         self.put(StateKind::PairCounts { shard }, file)
     }

@@ -1,132 +1,93 @@
-//! Counts of 64 rows in bit planes.
+//! Counts of 64 rows with all codes that follow.
 
 use std::ops::Range;
 
 use super::super::ranked::{BLOCK, Code};
 use super::differences::{Visit, Visits};
+use super::tile::{Counts, Tile, Word};
 use crate::kernels::simd::{Kernel, Simd, dispatch, prefetch};
 
 /// Counts of the rows of 64 codes with themselves and with all that follow.
 ///
-/// A **tile** holds the counts of these rows with 64 codes, a **block** those of one row in it: one word
-/// for each binary digit of the largest, the lowest first, in which bit `c` belongs to the `c`-th code of the
-/// tile. Tiles stand one after the other, the one of the rows with themselves first.
+/// Tiles stand one after the other, the one of the rows with themselves first.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Group {
     /// The group's place among all: its rows begin at 64 times that code.
     pub(super) first: usize,
-    /// Digits of each block, by tile and row.
-    digits: Vec<u8>,
-    planes: Vec<u64>,
-    /// Where each tile begins in `planes`, and the end of the last.
-    starts: Vec<usize>,
+    /// Where each tile ends in `words`.
+    ends: Vec<u32>,
+    words: Vec<Word>,
 }
 
 impl Group {
     /// Counts of nobody, of a group in so many.
     pub(super) fn new(first: usize, n_groups: usize) -> Self {
-        let mut group = Self { first, digits: Vec::new(), planes: Vec::new(), starts: vec![0] };
-        group.grow(n_groups);
-        group
+        Self { first, ends: vec![0; n_groups - first], words: Vec::new() }
     }
 
     /// Adds tiles, so that there are so many groups.
     pub(super) fn grow(&mut self, n_groups: usize) {
-        let n_tiles = n_groups - self.first;
-        self.digits.resize(n_tiles * BLOCK, 0);
-        self.starts.resize(n_tiles + 1, self.planes.len());
+        self.ends.resize(n_groups - self.first, self.words.len() as u32);
     }
 
-    pub(super) fn parts(&self) -> (usize, &[u8], &[u64]) {
-        (self.first, &self.digits, &self.planes)
-    }
-
-    /// The inverse, if it can be.
-    pub(super) fn from_parts(
-        first: usize,
-        n_groups: usize,
-        digits: Vec<u8>,
-        planes: Vec<u64>,
-    ) -> Option<Self> {
-        let is_count = |&digits: &u8| u32::from(digits) <= u32::BITS;
-        if digits.len() != (n_groups - first) * BLOCK || !digits.iter().all(is_count) {
-            return None;
-        }
-        let mut group = Self { first, digits, planes, starts: Vec::new() };
-        (group.set_starts() == group.planes.len()).then_some(group)
-    }
-
-    /// Finds where tiles begin from the digits of their blocks; returns the end of the last.
-    fn set_starts(&mut self) -> usize {
-        let Self { digits, starts, .. } = self;
-        starts.clear();
-        starts.push(0);
-        let mut end = 0;
-        starts.extend(digits.as_chunks::<BLOCK>().0.iter().map(|tile| {
-            end += tile.iter().map(|&digits| usize::from(digits)).sum::<usize>();
-            end
-        }));
-        end
+    pub(super) fn stored(&self) -> StoredGroup<'_> {
+        StoredGroup { first: self.first, ends: &self.ends, words: &self.words }
     }
 
     /// The codes of its rows.
     pub(super) fn codes(&self) -> Range<usize> {
-        self.first * BLOCK..(self.first + 1) * BLOCK
+        codes(self.first)
     }
 
-    fn n_tiles(&self) -> usize {
-        self.starts.len() - 1
-    }
-
-    /// The blocks of a tile, in the order of rows.
-    #[inline]
     pub(super) fn tile(&self, tile: usize) -> Tile<'_> {
-        let digits = self.digits[tile * BLOCK..].first_chunk().expect("a whole tile");
-        Tile { digits, planes: &self.planes[self.starts[tile]..self.starts[tile + 1]] }
+        self.stored().tile(tile)
     }
 
-    /// Tiles from the one of the rows with themselves on.
-    pub(super) fn tiles(&self) -> impl Iterator<Item = Tile<'_>> {
-        (0..self.n_tiles()).map(|tile| self.tile(tile))
+    pub(super) fn n_tiles(&self) -> usize {
+        self.ends.len()
     }
 
     /// Users of one of its codes.
     pub(super) fn support(&self, code: usize) -> u32 {
-        let row = code % BLOCK;
-        let mut blocks = self.tile(0).blocks();
-        count(blocks.nth(row).expect("a row of the group"), row as u32)
+        self.tile(0).on_diagonal(code % BLOCK)
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        self.digits.capacity() + 8 * (self.planes.capacity() + self.starts.capacity())
+        4 * self.ends.capacity() + size_of::<Word>() * self.words.capacity()
     }
 }
 
-/// Counts of 64 rows with 64 codes.
-#[derive(Clone, Copy)]
-pub(super) struct Tile<'a> {
-    pub(super) digits: &'a [u8; BLOCK],
-    planes: &'a [u64],
+fn codes(group: usize) -> Range<usize> {
+    group * BLOCK..(group + 1) * BLOCK
 }
 
-impl<'a> Tile<'a> {
-    /// The planes of each row.
-    #[inline(always)]
-    pub(super) fn blocks(self) -> impl Iterator<Item = &'a [u64]> {
-        let mut planes = self.planes;
-        self.digits.iter().map(move |&digits| {
-            let (block, rest) = planes.split_at(usize::from(digits));
-            planes = rest;
-            block
-        })
+/// The counts of a group where they lie, as in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredGroup<'a> {
+    /// The group's place among all.
+    pub first: usize,
+    /// Where each tile ends in `words`.
+    pub ends: &'a [u32],
+    /// Packed counts, tile by tile.
+    pub words: &'a [Word],
+}
+
+impl<'a> StoredGroup<'a> {
+    /// Whether it can be one of so many groups.
+    pub(super) fn is_of(&self, n_groups: usize) -> bool {
+        self.first < n_groups
+            && self.ends.len() == n_groups - self.first
+            && self.ends.is_sorted()
+            && self.ends.last().is_some_and(|&end| end as usize == self.words.len())
     }
-}
 
-/// One count of a block.
-#[inline(always)]
-pub(super) fn count(planes: &[u64], at: u32) -> u32 {
-    let digit = |(digit, plane): (usize, &u64)| ((plane >> at & 1) as u32) << digit;
-    planes.iter().enumerate().map(digit).sum()
+    /// One tile, of nobody where the codes are new.
+    #[inline]
+    fn tile(&self, tile: usize) -> Tile<'a> {
+        let Some(&end) = self.ends.get(tile) else { return Tile(&[]) };
+        let start = if tile == 0 { 0 } else { self.ends[tile - 1] };
+        Tile(&self.words[start as usize..end as usize])
+    }
 }
 
 /// Histories between the one that is counted and the one that is asked for.
@@ -147,8 +108,12 @@ pub(super) struct Counter {
     /// Lowest digits, row by row, and behind them what makes a row of as many as there may be codes.
     bytes: Vec<u8>,
     rows: [Counted; BLOCK],
-    /// Room for the planes of a group, with what it had there before.
-    planes: Vec<u64>,
+    /// Counts of a tile, and what is added to them.
+    counts: Box<Counts>,
+    by: Box<Counts>,
+    /// Room for a group.
+    ends: Vec<u32>,
+    words: Vec<Word>,
 }
 
 /// What is counted of one row beside its bytes.
@@ -168,25 +133,74 @@ impl Counter {
             n_cells,
             bytes,
             rows: std::array::from_fn(|_| Counted::default()),
-            planes: Vec::new(),
+            counts: Counts::new(),
+            by: Counts::new(),
+            ends: Vec::new(),
+            words: Vec::new(),
         }
     }
 
-    /// Adds to all rows of a group, or takes from them.
-    pub(super) fn add(&mut self, group: &mut Group, visits: &Visits, codes: &[u16], minus: bool) {
-        let Self { n_cells, bytes, rows, planes } = self;
-        let start = group.codes().start;
-        for (row, (code, counted)) in group.codes().zip(rows.iter_mut()).enumerate() {
-            let cells = &mut bytes[row * *n_cells..][..u16::n_cells(*n_cells)];
-            counted.count(cells, visits.of(code), codes, start..visits.cut.max(start));
+    /// Adds to the counts of a group what is to be added, and takes what is to be taken.
+    pub(super) fn update(&mut self, group: &mut Group, visits: &[Visits; 2], codes: &[u16]) {
+        for (visits, minus) in visits.iter().zip([false, true]) {
+            if visits.any(group.codes()) {
+                self.merge(group.stored(), group.n_tiles(), visits, codes, minus);
+                self.give(group);
+            }
         }
-        let (before, n_cells) = (&*group, *n_cells);
-        group.digits = dispatch(Merge { before, bytes, n_cells, rows, minus, planes });
-        let n_planes = group.set_starts();
-        // As long as it is and no longer, in the place that it has where it fits.
-        group.planes.clear();
-        group.planes.reserve_exact(n_planes);
-        group.planes.extend_from_slice(&planes[..n_planes]);
+    }
+
+    /// The same for a group that lies elsewhere, which grows to so many groups.
+    pub(super) fn updated(
+        &mut self,
+        stored: StoredGroup<'_>,
+        n_groups: usize,
+        visits: &[Visits; 2],
+        codes: &[u16],
+    ) -> Group {
+        let mut group = Group::new(stored.first, n_groups);
+        let [plus, minus] = visits;
+        self.merge(stored, group.n_tiles(), plus, codes, false);
+        self.give(&mut group);
+        if minus.any(group.codes()) {
+            self.merge(group.stored(), group.n_tiles(), minus, codes, true);
+            self.give(&mut group);
+        }
+        group
+    }
+
+    /// Makes what was merged the group: as long as it is and no longer, in the place that it has where it fits.
+    fn give(&mut self, group: &mut Group) {
+        group.ends.copy_from_slice(&self.ends);
+        group.words.clear();
+        group.words.reserve_exact(self.words.len());
+        group.words.extend_from_slice(&self.words);
+    }
+
+    /// Counts of a group with what visits add, or take.
+    fn merge(
+        &mut self,
+        before: StoredGroup<'_>,
+        n_tiles: usize,
+        visits: &Visits,
+        visited: &[u16],
+        minus: bool,
+    ) {
+        let Self { n_cells, bytes, rows, counts, by, ends, words } = self;
+        let codes = codes(before.first);
+        for (row, (code, counted)) in codes.clone().zip(rows.iter_mut()).enumerate() {
+            let cells = &mut bytes[row * *n_cells..][..u16::n_cells(*n_cells)];
+            counted.count(
+                cells,
+                visits.of(code),
+                visited,
+                codes.start..visits.cut.max(codes.start),
+            );
+        }
+        ends.clear();
+        words.clear();
+        let tiles = (before, n_tiles);
+        dispatch(Merge { tiles, bytes, n_cells: *n_cells, rows, minus, counts, by, ends, words });
     }
 }
 
@@ -256,64 +270,89 @@ fn ask_for(codes: &[u16], Visit { start, end }: Visit) {
     (start..end).step_by(PER_LINE).for_each(|at| prefetch(codes, at));
 }
 
-/// Adds what was counted to the rows of a group, or takes it away, and empties it. Gives the digits of each
-/// block.
+/// Adds what was counted to the rows of a group, or takes it away, and empties it.
 struct Merge<'a> {
-    before: &'a Group,
+    /// The group, and how many tiles it gets.
+    tiles: (StoredGroup<'a>, usize),
     bytes: &'a mut [u8],
     /// Bytes of a row.
     n_cells: usize,
     rows: &'a mut [Counted; BLOCK],
     minus: bool,
-    /// Where the planes go, from the start.
-    planes: &'a mut Vec<u64>,
+    counts: &'a mut Counts,
+    by: &'a mut Counts,
+    ends: &'a mut Vec<u32>,
+    words: &'a mut Vec<Word>,
 }
 
 impl Kernel for Merge<'_> {
-    type Output = Vec<u8>;
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> Vec<u8> {
-        let Self { before, bytes, n_cells, rows, minus, planes } = self;
-        let mut digits = vec![0; before.digits.len()];
-        let mut end = 0;
-        let tiles = before.tiles().zip((before.first..).map(|block| block * BLOCK));
-        for ((tile, codes), digits) in tiles.zip(digits.as_chunks_mut::<BLOCK>().0) {
-            if planes.len() < end + BLOCK * DIGITS_MAX {
-                planes.resize(2 * end + BLOCK * DIGITS_MAX, 0);
-            }
-            let of_rows = rows.iter_mut().zip(digits).enumerate();
-            for ((row, (counted, digits)), block) in of_rows.zip(tile.blocks()) {
-                let to = planes[end..].first_chunk_mut().expect("room for the digits");
-                let at = row * n_cells + codes;
-                prefetch(bytes, at + BLOCK);
-                let n_digits = if !counted.any {
-                    to[..block.len()].copy_from_slice(block);
-                    block.len()
-                } else if codes < counted.words.len() {
-                    let high = block_of(&mut counted.words, codes);
-                    let low = block_of(bytes, at);
-                    high.iter_mut().zip(&*low).for_each(|(high, &low)| *high += u32::from(low));
-                    let by = Planes::new(simd, high);
-                    high.fill(0);
-                    low.fill(0);
-                    sum(to, block, |digit| by.planes[digit], by.n, minus)
+    fn run<S: Simd>(self, simd: S) {
+        let Self { tiles: (before, n_tiles), bytes, n_cells, rows, minus, counts, by, .. } = self;
+        for tile in 0..n_tiles {
+            counted(simd, (bytes, n_cells), rows, (before.first + tile) * BLOCK, by);
+            let packed = before.tile(tile);
+            if by.n_digits == 0 {
+                self.words.extend_from_slice(packed.0);
+            } else {
+                counts.unpack(packed);
+                if minus {
+                    counts.take(by);
                 } else {
-                    let low = block_of(bytes, at);
-                    let by = std::mem::replace(low, [0; BLOCK]);
-                    let digit = |digit| simd.bytes_with(digit as u32, &by);
-                    sum(to, block, digit, digits_of(&by), minus)
-                };
-                *digits = n_digits as u8;
-                end += n_digits;
+                    counts.add(by);
+                }
+                counts.pack(self.words);
             }
+            self.ends.push(u32::try_from(self.words.len()).expect("1,024 tiles of 33 x 65 words"));
         }
-        digits
     }
 }
 
-/// Binary digits of any count, and one more.
-const DIGITS_MAX: usize = u32::BITS as usize + 1;
+/// Puts what was counted of rows with 64 codes into `by`, and empties it.
+#[inline(always)]
+fn counted<S: Simd>(
+    simd: S,
+    (bytes, n_cells): (&mut [u8], usize),
+    rows: &mut [Counted; BLOCK],
+    codes: usize,
+    by: &mut Counts,
+) {
+    by.n_digits = 0;
+    if rows.iter().any(|counted| codes < counted.words.len()) {
+        for (row, counted) in rows.iter_mut().enumerate().filter(|(_, counted)| counted.any) {
+            let low = std::mem::replace(block_of(bytes, row * n_cells + codes), [0; BLOCK]);
+            let mut counts = low.map(u32::from);
+            if codes < counted.words.len() {
+                let high = block_of(&mut counted.words, codes);
+                counts.iter_mut().zip(&*high).for_each(|(count, high)| *count += high);
+                high.fill(0);
+            }
+            let planes = Planes::new(simd, &counts);
+            by.extend(planes.planes().len());
+            by.planes.iter_mut().zip(planes.planes()).for_each(|(of, plane)| of[row] = *plane);
+        }
+        return;
+    }
+    let mut all = [0; BLOCK];
+    for row in (0..BLOCK).filter(|&row| rows[row].any) {
+        let low = block_of(bytes, row * n_cells + codes);
+        all.iter_mut().zip(&*low).for_each(|(all, low)| *all |= low);
+    }
+    by.n_digits = digits_of(&all);
+    if by.n_digits == 0 {
+        return;
+    }
+    for row in 0..BLOCK {
+        let at = row * n_cells + codes;
+        let low = std::mem::replace(block_of(bytes, at), [0; BLOCK]);
+        prefetch(bytes, at + BLOCK);
+        for (digit, planes) in (0..).zip(&mut by.planes[..by.n_digits]) {
+            planes[row] = simd.bytes_with(digit, &low);
+        }
+    }
+}
 
 #[inline(always)]
 fn block_of<T>(cells: &mut [T], code: usize) -> &mut [T; BLOCK] {
@@ -329,41 +368,6 @@ fn digits_of(bytes: &[u8; BLOCK]) -> usize {
     }
     let all = all.to_le_bytes().iter().fold(0, |all, byte| all | byte);
     (u8::BITS - all.leading_zeros()) as usize
-}
-
-/// Writes what a block becomes with numbers of which these are the digits; returns how many digits it has.
-#[inline(always)]
-fn sum(
-    to: &mut [u64; DIGITS_MAX],
-    block: &[u64],
-    digit: impl Fn(usize) -> u64,
-    n_digits: usize,
-    minus: bool,
-) -> usize {
-    let mut carry = 0;
-    if minus {
-        assert!(n_digits <= block.len(), "no more users leave a pair than it has");
-        for (at, (to, &a)) in to.iter_mut().zip(block).enumerate() {
-            let b = if at < n_digits { digit(at) } else { 0 };
-            *to = a ^ b ^ carry;
-            carry = (!a & b) | (carry & !(a ^ b));
-        }
-        assert!(carry == 0, "no more users leave a pair than it has");
-        let last = to[..block.len()].iter().rposition(|&plane| plane != 0);
-        return last.map_or(0, |last| last + 1);
-    }
-    for (at, to) in to.iter_mut().enumerate().take(n_digits) {
-        let (a, b) = (block.get(at).copied().unwrap_or(0), digit(at));
-        *to = a ^ b ^ carry;
-        carry = (a & b) | (carry & (a ^ b));
-    }
-    for (to, &a) in to.iter_mut().zip(block).skip(n_digits) {
-        *to = a ^ carry;
-        carry &= a;
-    }
-    let end = n_digits.max(block.len());
-    to[end] = carry;
-    end + usize::from(carry != 0)
 }
 
 /// 64 numbers in bit planes: one word for each binary digit, the lowest first.

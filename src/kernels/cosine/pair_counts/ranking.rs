@@ -5,7 +5,8 @@ use rayon::prelude::*;
 use super::super::Params;
 use super::super::best::{Best, safely_below};
 use super::super::ranked::BLOCK;
-use super::group::{Planes, Tile, count};
+use super::group::Planes;
+use super::tile::{Counts, Tile};
 use super::{Group, PairCounts, n_groups};
 use crate::kernels::NeighborLists;
 use crate::kernels::simd::{Kernel, Simd, dispatch};
@@ -110,12 +111,20 @@ struct Rows {
     norms: [f64; BLOCK],
     /// Code of the first row.
     start: usize,
+    counts: Box<Counts>,
 }
 
 impl Rows {
     fn new(n_neighbors: usize) -> Self {
         let best = (0..BLOCK).map(|_| Best::default()).collect();
-        Self { n_neighbors, best, floors: [0.0; BLOCK], norms: [0.0; BLOCK], start: 0 }
+        Self {
+            n_neighbors,
+            best,
+            floors: [0.0; BLOCK],
+            norms: [0.0; BLOCK],
+            start: 0,
+            counts: Counts::new(),
+        }
     }
 
     /// The lists of a group's rows, empty ones for codes that there are not.
@@ -127,12 +136,16 @@ impl Rows {
         self.norms[..norms.len()].copy_from_slice(norms);
         self.best.iter_mut().for_each(|best| best.reset(self.n_neighbors));
         // Low codes come first: most of them are popular, theirs are most of the best scores.
-        for group in groups.iter().take_while(|group| group.first < first) {
+        let lower = &groups[..groups.partition_point(|group| group.first < first)];
+        for (n, group) in lower.iter().enumerate() {
+            if let Some(next) = lower.get(n + 1) {
+                next.tile(first - next.first).ask_for();
+            }
             self.columns(input, group.tile(first - group.first), group.first);
         }
         if let Ok(own) = groups.binary_search_by_key(&first, |group| group.first) {
-            for (tile, block) in groups[own].tiles().zip(first..) {
-                self.rows(input, tile, block);
+            for tile in 0..groups[own].n_tiles() {
+                self.rows(input, groups[own].tile(tile), first + tile);
             }
         }
         let mut lists = NeighborLists::with_capacity(BLOCK, BLOCK * self.n_neighbors);
@@ -154,15 +167,20 @@ impl Rows {
     fn columns(&mut self, input: &Input<'_>, tile: Tile<'_>, block: usize) {
         let least = self.least(input, block);
         let digits_min = (u32::BITS - least.smallest.leading_zeros()) as usize;
-        for (planes, code) in tile.blocks().zip(block * BLOCK..) {
-            if planes.len() < digits_min {
-                continue;
-            }
-            let mut passing = least.passing(planes);
+        if tile.n_digits() < digits_min {
+            return;
+        }
+        let reach = dispatch(Reach {
+            tile,
+            least: &Bounds::Columns(&least.planes),
+            counts: &mut self.counts,
+        });
+        for (place, mut passing) in reach.into_iter().enumerate() {
             while passing != 0 {
                 let row = passing.trailing_zeros();
                 passing &= passing - 1;
-                self.offer(input, row as usize, code, count(planes, row));
+                let count = self.counts.count(place, row);
+                self.offer(input, row as usize, block * BLOCK + place, count);
             }
         }
     }
@@ -172,15 +190,16 @@ impl Rows {
         let is_own = block * BLOCK == self.start;
         // A pair of two rows is there once, and counts for both.
         let least = if is_own { [input.support_min; BLOCK] } else { self.least(input, block).of };
-        for ((row, planes), &least) in tile.blocks().enumerate().zip(&least) {
-            let mut passing = at_least(planes, least);
+        let reach =
+            dispatch(Reach { tile, least: &Bounds::Rows(&least), counts: &mut self.counts });
+        for (row, mut passing) in reach.into_iter().enumerate() {
             if is_own {
                 passing &= !(1 << row);
             }
             while passing != 0 {
                 let at = passing.trailing_zeros();
                 passing &= passing - 1;
-                let count = count(planes, at);
+                let count = self.counts.count(row, at);
                 self.offer(input, row, block * BLOCK + at as usize, count);
                 if is_own {
                     self.offer(input, at as usize, self.start + row, count);
@@ -212,37 +231,62 @@ struct Least {
     smallest: u32,
 }
 
-impl Least {
-    /// The rows whose count reaches theirs.
-    #[inline]
-    fn passing(&self, block: &[u64]) -> u64 {
-        let least = self.planes.planes();
-        let (mut above, mut equal) = (0, !0);
-        for plane in least.iter().skip(block.len()) {
-            equal &= !plane;
-        }
-        for (digit, plane) in block.iter().enumerate().rev() {
-            let least = least.get(digit).copied().unwrap_or(0);
-            above |= equal & plane & !least;
-            equal &= !(plane ^ least);
-        }
-        above | equal
-    }
+/// Least counts that may enter.
+enum Bounds<'a> {
+    /// One for each row of a tile.
+    Rows(&'a [u32; BLOCK]),
+    /// One for each code, in planes.
+    Columns(&'a Planes),
 }
 
-/// The counts of a block that are at least so large.
-#[inline]
-fn at_least(block: &[u64], least: u32) -> u64 {
-    if block.len() < u32::BITS as usize && least >> block.len() != 0 {
-        return 0;
+/// Unpacks a tile and finds which of its counts are at least so large: a word for each row.
+struct Reach<'a> {
+    tile: Tile<'a>,
+    least: &'a Bounds<'a>,
+    counts: &'a mut Counts,
+}
+
+impl Kernel for Reach<'_> {
+    type Output = [u64; BLOCK];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) -> [u64; BLOCK] {
+        let Self { tile, least, counts } = self;
+        counts.unpack(tile);
+        let n_digits = counts.n_digits;
+        let planes = &counts.planes[..n_digits];
+        let (mut above, mut equal) = ([0; BLOCK], [u64::MAX; BLOCK]);
+        match least {
+            Bounds::Rows(least) => {
+                for (equal, least) in equal.iter_mut().zip(*least) {
+                    let is_beyond =
+                        least.checked_shr(n_digits as u32).is_some_and(|high| high != 0);
+                    *equal = if is_beyond { 0 } else { u64::MAX };
+                }
+                for (digit, planes) in planes.iter().enumerate().rev() {
+                    for row in 0..BLOCK {
+                        let least = 0u64.wrapping_sub(u64::from(least[row] >> digit & 1));
+                        above[row] |= equal[row] & planes[row] & !least;
+                        equal[row] &= !(planes[row] ^ least);
+                    }
+                }
+            }
+            Bounds::Columns(least) => {
+                let least = least.planes();
+                let beyond = least.iter().skip(n_digits).fold(0, |all, plane| all | plane);
+                equal = [!beyond; BLOCK];
+                for (digit, planes) in planes.iter().enumerate().rev() {
+                    let least = least.get(digit).copied().unwrap_or(0);
+                    for row in 0..BLOCK {
+                        above[row] |= equal[row] & planes[row] & !least;
+                        equal[row] &= !(planes[row] ^ least);
+                    }
+                }
+            }
+        }
+        above.iter_mut().zip(equal).for_each(|(above, equal)| *above |= equal);
+        above
     }
-    let (mut above, mut equal) = (0, !0);
-    for (digit, plane) in block.iter().enumerate().rev() {
-        let least = 0u64.wrapping_sub(u64::from(least >> digit & 1));
-        above |= equal & plane & !least;
-        equal &= !(plane ^ least);
-    }
-    above | equal
 }
 
 struct LeastOf<'a> {

@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::{Comparison, Differences, Numbers, PairCounts, bytes_max, merged, n_groups};
+use super::{
+    Comparison, Differences, Numbers, PairCounts, StoredGroup, bytes_max, merged, n_groups,
+};
 use crate::kernels::cosine::{Interactions, Params};
 use crate::kernels::{NeighborLists, reference, simd};
 use crate::types::ItemIdx;
@@ -20,6 +22,10 @@ type Histories = Vec<Vec<u16>>;
 
 /// Counts of these histories, after those before.
 fn add(counts: &mut PairCounts, before: &Histories, after: &Histories) {
+    counts.add(&differences(before, after));
+}
+
+fn differences(before: &Histories, after: &Histories) -> Differences {
     let (mut differences, mut comparison) = (Differences::default(), Comparison::default());
     for (before, after) in before.iter().zip(after) {
         let (any_order, mut sorted) = (after.iter().rev().copied(), vec![9]);
@@ -27,7 +33,55 @@ fn add(counts: &mut PairCounts, before: &Histories, after: &Histories) {
         assert_eq!(counted.is_some(), before != after);
         assert_eq!(sorted[1..], after[..]);
     }
-    counts.add(&Differences::decode(&differences.encode()));
+    Differences::decode(&differences.encode())
+}
+
+/// Counts that lie in files, every so many-th group in each, with what the histories add.
+fn read(
+    stored: &PairCounts,
+    n_files: usize,
+    n_codes: usize,
+    (before, after): (&Histories, &Histories),
+) -> PairCounts {
+    let files: Vec<usize> = (0..n_files).collect();
+    let read = |file: &usize, give: &mut dyn FnMut(StoredGroup<'_>)| {
+        stored.groups().filter(|group| group.first % n_files == *file).for_each(give);
+        Ok::<(), ()>(())
+    };
+    let differences = differences(before, after);
+    let codes = [stored.n_codes(), n_codes];
+    PairCounts::read(&files, read, codes, |_| true, &differences).unwrap().unwrap()
+}
+
+#[test]
+fn what_cannot_be_counts_is_not_read() {
+    let none: Differences = Differences::default();
+    let words = [[1, 0, 0, 0, 0, 0, 0, 0], [1; 8]];
+    let read = |groups: &[StoredGroup<'_>]| {
+        let read = |_: &(), give: &mut dyn FnMut(StoredGroup<'_>)| {
+            groups.iter().copied().for_each(give);
+            Ok::<(), ()>(())
+        };
+        PairCounts::read(&[()], read, [70; 2], |_| false, &none).unwrap()
+    };
+    let first = StoredGroup { first: 0, ends: &[0, 2], words: &words };
+    let second = StoredGroup { first: 1, ends: &[2], words: &words };
+    assert_eq!(read(&[second, first]).unwrap().groups().count(), 2);
+    let odd = [
+        StoredGroup { ends: &[2], ..first },
+        StoredGroup { ends: &[2, 0], ..first },
+        StoredGroup { ends: &[0, 1], ..first },
+        StoredGroup { first: 2, ends: &[], words: &[] },
+        second,
+    ];
+    assert!(odd.iter().all(|&odd| read(&[odd, second]).is_none()));
+}
+
+#[test]
+fn what_cannot_be_read_is_an_error() {
+    let read = |file: &u8, _: &mut dyn FnMut(StoredGroup<'_>)| Err(*file);
+    let found = PairCounts::read(&[7], read, [70; 2], |_| true, &Differences::default());
+    assert_eq!(found, Err(7));
 }
 
 /// Lists where item `i` has code `i`.
@@ -130,8 +184,11 @@ proptest! {
             let n_now = if day + 1 == days.len() { n_codes } else { used };
             let mut supports = vec![0; n_now.max(kept[0].n_codes())];
             for (index, counts) in kept.iter_mut().enumerate() {
+                let stored = (n_processes == 1)
+                    .then(|| read(counts, 1 + day, n_now.max(counts.n_codes()), (&before, histories)));
                 counts.grow(n_now, |group| group % n_processes == index);
                 add(counts, &before, histories);
+                prop_assert!(stored.is_none_or(|stored| stored == *counts));
                 supports.iter_mut().zip(counts.supports()).for_each(|(sum, of)| *sum += of);
             }
             for (code, &support) in supports.iter().enumerate() {
