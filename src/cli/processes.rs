@@ -393,13 +393,14 @@ pub(super) struct Told {
 }
 
 /// The stages of a run in their order.
-const STAGES: [&str; 12] = [
+const STAGES: [&str; 13] = [
     "plan",
     "scan",
     "shuffle",
     "side tables",
     "histories",
     "popularity",
+    "write popularity",
     "item neighbors",
     "write neighbors",
     "als",

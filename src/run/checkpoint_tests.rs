@@ -127,7 +127,7 @@ fn a_run_moves_from_one_worker_to_three_and_on_to_two() {
     let outcome = run_on(&runtime, quiet(&world), "r1", 3).unwrap();
     assert_eq!(
         resumed(&outcome),
-        ["histories", "popularity", "item neighbors", "write neighbors", "als"]
+        ["histories", "write popularity", "item neighbors", "write neighbors", "als"]
     );
     assert!(published_tables(&world, "at the end") == wanted, "other bytes");
 }
@@ -191,6 +191,7 @@ fn nothing_that_is_saved_is_done_again() {
             "histories",
             "side tables",
             "popularity",
+            "write popularity",
             "item neighbors",
             "write neighbors",
             "als",
@@ -228,7 +229,7 @@ fn files_that_are_gone_since_are_written_again() {
     let path = seen.keys().find(|path| path.contains("tables/item_neighbors/")).unwrap();
     wait(world.objects.delete(&Key::from(path.as_str()))).unwrap();
     let outcome = run_on(&runtime, quiet(&world), "r1", 1).unwrap();
-    assert_eq!(resumed(&outcome), ["histories", "popularity", "item neighbors", "als"]);
+    assert_eq!(resumed(&outcome), ["histories", "write popularity", "item neighbors", "als"]);
     assert!(published_tables(&world, "at the end") == wanted, "other bytes");
 }
 

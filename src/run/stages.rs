@@ -358,14 +358,14 @@ fn write_all(
 ) -> Result<(Vec<PublishedFile>, ListCounts)> {
     let spec = &worker.job.plan.spec;
     let mut files = Vec::new();
-    let models = ItemModels {
-        popularity: PopularityModel::of_all(sources.prepared),
-        by_segment: models::by_segment(sources.prepared, sources.segments.names.len()),
-        debias: None,
-    };
-    let models = ItemModels { debias: models::debias(spec, &models.popularity), ..models };
+    let models = worker.stage("popularity", None, |_| {
+        let popularity = PopularityModel::of_all(sources.prepared);
+        let by_segment = models::by_segment(sources.prepared, sources.segments.names.len());
+        let debias = models::debias(spec, &popularity);
+        Ok(ItemModels { popularity, by_segment, debias })
+    })?;
     let place = (sources.tables.output, sources.tables.path);
-    let (written, ()) = worker.written(place, "popularity", None, |worker| {
+    let (written, ()) = worker.written(place, "write popularity", None, |worker| {
         Ok((popularity_tables(worker, sources, &models)?, ()))
     })?;
     files.extend(written);

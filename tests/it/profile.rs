@@ -77,8 +77,8 @@ fn stages_say_what_they_took() {
         .collect();
     #[rustfmt::skip]
     assert_eq!(names, [
-        "plan", "scan", "shuffle", "side tables", "histories", "popularity", "item neighbors",
-        "write neighbors", "als", "write factors", "top-k lists", "publish",
+        "plan", "scan", "shuffle", "side tables", "histories", "popularity", "write popularity",
+        "item neighbors", "write neighbors", "als", "write factors", "top-k lists", "publish",
     ]);
     for word in names.iter().chain(&["between them", "FLOP/s", " additions/s", " rows/s"]) {
         assert!(stderr.contains(word), "{word:?} is not in {stderr}");

@@ -70,7 +70,7 @@ impl Process<'_> {
             StageName::ItemNeighbors => self.histories() + self.neighbors(),
             StageName::Als => self.plan.spec.als.as_ref().map_or(0.0, |als| self.als(als)),
             StageName::Publish => self.files() + self.items_listed(),
-            StageName::Popularity
+            StageName::WritePopularity
             | StageName::WriteNeighbors
             | StageName::WriteFactors
             | StageName::TopKLists => 0.0,

@@ -42,7 +42,7 @@ pub(super) fn of(
         StageName::Scan => busiest.scan(),
         StageName::Shuffle => busiest.shuffle(),
         StageName::Histories => busiest.histories(),
-        StageName::Popularity => busiest.popularity(),
+        StageName::WritePopularity => busiest.popularity(),
         StageName::ItemNeighbors => busiest.item_neighbors(),
         StageName::WriteNeighbors => busiest.write_neighbors(),
         StageName::Als => plan.spec.als.as_ref().map_or(Vec::new(), |als| busiest.als(als)),
