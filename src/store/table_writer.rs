@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -61,7 +61,14 @@ impl TableFile {
     /// # Panics
     /// If `sorted_by` names a column that is not there.
     pub fn new(table: &str, schema: &Schema, sorted_by: &[&str]) -> Result<Self, PublishError> {
-        Self::start(table, schema, sorted_by, properties(ROW_GROUP_ROWS))
+        // Hardly a score comes twice: a dictionary of them takes time, and a tenth more bytes.
+        let is_float = |field: &&FieldRef| field.data_type().is_floating();
+        let floats = schema.fields().iter().filter(is_float);
+        let leaf = |field: &FieldRef| ColumnPath::new(vec![field.name().clone()]);
+        let properties = floats.fold(properties(ROW_GROUP_ROWS), |properties, field| {
+            properties.set_column_dictionary_enabled(leaf(field), false)
+        });
+        Self::start(table, schema, sorted_by, properties)
     }
 
     /// The same for a table whose `vectors` column holds a list of floats in every row: its row
