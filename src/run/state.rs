@@ -155,6 +155,15 @@ impl Files {
         files
     }
 
+    /// Whether at least half of the rows that a state was made of are of files that are as they were.
+    fn keep_most(&self, base: &StateManifest) -> bool {
+        let rows = |input: &StateInput| input.counts["rows"].as_u64().unwrap_or(0);
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            base.inputs.iter().partition(|input| self.gone.contains(&input.number));
+        let sum = |inputs: Vec<&StateInput>| inputs.into_iter().map(rows).sum::<u64>();
+        sum(gone) <= sum(kept)
+    }
+
     /// Whether the rows of a file come from the state.
     pub(super) fn is_kept(&self, log: usize, file: usize) -> bool {
         self.kept[log][file]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
-use super::{Base, Files, LeftOut, StatePlan, marks};
+use super::{Base, Files, LeftOut, StatePlan, StateUse, marks};
 use crate::kernels::event_rows::{Column, LogBlocks, Packed};
 use crate::kernels::histories::KeyedUsers;
 use crate::run::counts::ScanCounts;
@@ -76,7 +76,9 @@ impl StoredUsers {
 
 /// Takes what there is to go on from. `None` for a job that is not incremental.
 ///
-/// What one process cannot read makes all of them read all files.
+/// What one process cannot read makes all of them read all files. So does a state most of whose rows are of
+/// files that are gone or changed: to take each of these back takes longer than to read what is there, and
+/// memory for all of them.
 pub(in crate::run) fn load(
     worker: &mut Worker<'_>,
     output: &Output,
@@ -86,7 +88,15 @@ pub(in crate::run) fn load(
     let marks = marks(&meaning, deleted);
     let files = Files::new(&worker.job.plan, base.as_ref(), &marks);
     let mine = prepare::owned_shards(worker);
-    let loaded = base.as_ref().map(|base| {
+    let usable = base.as_ref().filter(|base| files.keep_most(base));
+    if usable.is_none() && from == StateUse::Add {
+        let why = match &base {
+            Some(_) => "most rows of the state are of files that are gone or changed",
+            None => "there is no state of the same meaning and format",
+        };
+        worker.job.observer.note("load state", &format!("{why}: all files are read"));
+    }
+    let loaded = usable.map(|base| {
         let (files, job) = (&files, worker.job);
         let reader = Reader { output, base, files, deleted, job };
         worker.pool.install(|| reader.all(&mine))
