@@ -1,12 +1,13 @@
 //! Writing the state of this generation.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::repeat_n;
 
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::load::{Keys, Stored, summed};
+use super::load::{Keys, Stored};
 use super::{Base, StateUse};
 use crate::dataflow::consolidated;
 use crate::kernels::dictionary::Interner;
@@ -64,8 +65,11 @@ pub(in crate::run) fn save(
     let written = worker.pool.install(|| {
         let runs: Vec<_> = changes.chunk_by(|((a, _), _), ((b, _), _)| a == b).collect();
         let runs = runs.into_par_iter().with_max_len(1).map(|of_shard| {
-            let rows: Vec<_> = of_shard.iter().map(|((_, row), copies)| (*row, *copies)).collect();
-            writer.put_rows(of_shard[0].0.0, &rows)
+            let rows = |sign: i64| {
+                let rows = of_shard.iter().filter(move |(_, copies)| copies.signum() == sign);
+                rows.flat_map(|((_, row), copies)| repeat_n(row, copies.unsigned_abs() as usize))
+            };
+            writer.put_rows(of_shard[0].0.0, rows(1), rows(-1))
         });
         runs.collect::<Result<Vec<StatePart>>>()
     });
@@ -160,6 +164,40 @@ impl UserKeys {
     }
 }
 
+/// Sorted rows of a shard.
+struct ByUser {
+    rows: Vec<LogRow>,
+    /// Where those of each user end, by key.
+    ends: Vec<usize>,
+}
+
+impl ByUser {
+    /// Puts the rows of each user next to each other and sorts these, which takes far less than to sort all.
+    /// Keys are below `n_users`.
+    fn new(rows: Vec<LogRow>, n_users: u32) -> Self {
+        let mut ends = vec![0; n_users as usize];
+        rows.iter().for_each(|row| ends[row.user as usize] += 1);
+        let mut end = 0;
+        for n_rows in &mut ends {
+            // Where the next row of the user goes.
+            end += std::mem::replace(n_rows, end);
+        }
+        let mut sorted = vec![LogRow::default(); rows.len()];
+        for row in rows {
+            let place = &mut ends[row.user as usize];
+            sorted[*place] = row;
+            *place += 1;
+        }
+        sorted.chunk_by_mut(|a, b| a.user == b.user).for_each(<[LogRow]>::sort_unstable);
+        Self { rows: sorted, ends }
+    }
+
+    fn has_rows(&self, key: u32) -> bool {
+        let start = key.checked_sub(1).map_or(0, |before| self.ends[before as usize]);
+        start < self.ends[key as usize]
+    }
+}
+
 struct Writer<'a> {
     job: &'a Job<'a>,
     output: &'a Output,
@@ -197,17 +235,18 @@ impl Writer<'_> {
             of_shard.parts.extend(self.put_users(shard, users, new)?);
             return Ok(of_shard);
         }
-        shuffled
-            .blocks(shard, true)
-            .for_each(|block| Packed::new(block.packed).each_stored_row(|row| rows.push(row)));
-        let rows = summed(rows.into_iter().map(|row| (row, 1)).collect());
+        let stored: Vec<_> =
+            shuffled.blocks(shard, true).map(|block| Packed::new(block.packed)).collect();
+        rows.reserve_exact(stored.iter().map(|block| block.n_rows).sum());
+        stored.iter().for_each(|block| block.each_stored_row(|row| rows.push(row)));
+        let by_user = ByUser::new(rows, of_shard.n_users);
         // Those without a row are given up, with their keys.
-        let with_rows: BTreeSet<u32> = rows.iter().map(|(row, _)| row.user).collect();
-        let codes = (0..users.keys.len()).filter(|&code| with_rows.contains(&users.keys[code]));
-        let codes = codes.collect();
+        let has_rows = |code: &usize| by_user.has_rows(users.keys[*code]);
+        let codes = (0..users.keys.len()).filter(has_rows).collect();
         of_shard.parts.extend(self.put_users(shard, users, codes)?);
-        if !rows.is_empty() {
-            of_shard.parts.push(self.put_rows(shard, &rows)?);
+        if !by_user.rows.is_empty() {
+            let rows = by_user.rows.iter();
+            of_shard.parts.push(self.put_rows(shard, rows, std::iter::empty())?);
         }
         Ok(of_shard)
     }
@@ -237,23 +276,27 @@ impl Writer<'_> {
         n_changes > 0 && (runs.len() >= RUNS_MAX || 2 * (later + n_changes as u64) > first)
     }
 
-    fn put_rows(&self, shard: u32, rows: &[(LogRow, i64)]) -> Result<StatePart> {
-        let rows_of = |sign: i64| rows.iter().filter(move |(_, copies)| copies.signum() == sign);
-        let packed = |sign: i64| {
+    /// Writes a run of sorted rows, each as often as it comes, and of such that it takes back.
+    fn put_rows<'r>(
+        &self,
+        shard: u32,
+        rows: impl Iterator<Item = &'r LogRow>,
+        taken_back: impl Iterator<Item = &'r LogRow>,
+    ) -> Result<StatePart> {
+        let mut log_rows = 0;
+        let mut packed = |copies: i32, rows: &mut dyn Iterator<Item = &'r LogRow>| {
             let mut blocks = LogBlocks::new();
-            for (row, copies) in rows_of(sign) {
-                (0..copies.unsigned_abs()).for_each(|_| blocks.push(row));
+            for row in rows {
+                blocks.push(row);
+                log_rows += 1;
             }
-            blocks.finish().into_iter().map(move |block| (sign as i32, block))
+            blocks.finish().into_iter().map(move |block| (copies, block)).collect::<Vec<_>>()
         };
-        let blocks: Vec<(i32, Vec<u8>)> = packed(1).chain(packed(-1)).collect();
-        let kind = StateKind::Rows {
-            shard,
-            log_rows: rows.iter().map(|(_, copies)| copies.unsigned_abs()).sum(),
-            takes_back: rows_of(-1).next().is_some(),
-        };
+        let [mut rows, taken_back] = [packed(1, &mut { rows }), packed(-1, &mut { taken_back })];
+        let kind = StateKind::Rows { shard, log_rows, takes_back: !taken_back.is_empty() };
+        rows.extend(taken_back);
         let mut file = TableFile::of_state(&row_schema(), &[], &["rows"])?;
-        file.write(&row_batch(&blocks)?)?;
+        file.write(&row_batch(&rows)?)?;
         self.put(kind, file)
     }
 
