@@ -133,12 +133,13 @@ impl<'a, 't> Builder<'a, 't> {
         if is_any && events.len() > params.interactions_per_user_max {
             return false;
         }
-        let mut facts = UserFacts::default();
-        let (items, affinities) = draft.history.push_from(events.len(), |items, affinities| {
-            facts = plain.user(events, layout, (&mut cells, marks), (items, affinities));
+        let (mut facts, mut heaviest) = (UserFacts::default(), 0);
+        let items = draft.history.push_from(events.len(), |items, affinities| {
+            (facts, heaviest) =
+                plain.user(events, layout, (&mut cells, marks), (items, affinities));
             facts.pairs as usize
         });
-        adder.add_heaviest(affinities.iter().copied().max().unwrap_or(0));
+        adder.add_heaviest(heaviest);
         if plain.marks_seen {
             draft.seen.extend_from_slice(items);
         }

@@ -42,13 +42,13 @@ impl DraftPairs {
     }
 
     /// Appends a user of at most `most` pairs: `write` writes them, ascending, to the front of the room that
-    /// it is given, and returns how many they are. Returns them.
+    /// it is given, and returns how many they are. Returns their items.
     #[inline]
     pub(super) fn push_from(
         &mut self,
         most: usize,
         write: impl FnOnce(&mut [u32], &mut [i64]) -> usize,
-    ) -> (&[u32], &[i64]) {
+    ) -> &[u32] {
         let start = self.items.len();
         self.items.resize(start + most, 0);
         self.affinities.resize(start + most, 0);
@@ -56,7 +56,7 @@ impl DraftPairs {
         self.items.truncate(end);
         self.affinities.truncate(end);
         self.ends.push(u32::try_from(end).expect("a shard holds under 2^32 pairs"));
-        (&self.items[start..], &self.affinities[start..])
+        &self.items[start..]
     }
 
     pub(super) fn shrink_to_fit(&mut self) {

@@ -98,20 +98,22 @@ impl Plain {
     }
 
     /// Adds the events of a user to `cells` and writes the user's items, ascending, and what they weigh
-    /// into `items` and `affinities`, which have room for one of each event. Returns the facts.
+    /// into `items` and `affinities`, which have room for one of each event. Returns the facts, and the
+    /// largest of these.
     pub(super) fn user<K: Key>(
         &self,
         events: &[K],
         layout: &Layout,
         (cells, marks): (&mut Cells<'_>, &mut Marks),
         (items, affinities): (&mut [u32], &mut [i64]),
-    ) -> UserFacts {
+    ) -> (UserFacts, i64) {
         let mut facts = UserFacts { events: events.len() as u32, ..UserFacts::default() };
         let mut pairs = items.iter_mut().zip(affinities);
-        let mut n_pairs = 0;
+        let (mut n_pairs, mut heaviest) = (0, 0);
         let mut write = |item: usize, weight: i64| {
             if let Some((to_item, affinity)) = pairs.next() {
                 (*to_item, *affinity) = (item as u32, weight);
+                heaviest = weight.max(heaviest);
                 n_pairs += 1;
             }
         };
@@ -148,7 +150,7 @@ impl Plain {
             }
         }
         facts.pairs = n_pairs;
-        facts
+        (facts, heaviest)
     }
 }
 

@@ -159,12 +159,20 @@ impl Counter {
         codes: &[u16],
     ) -> Group {
         let mut group = Group::new(stored.first, n_groups);
-        let [plus, minus] = visits;
-        self.merge(stored, group.n_tiles(), plus, codes, false);
-        self.give(&mut group);
-        if minus.any(group.codes()) {
-            self.merge(group.stored(), group.n_tiles(), minus, codes, true);
-            self.give(&mut group);
+        let mut is_read = false;
+        for (visits, minus) in visits.iter().zip([false, true]) {
+            if visits.any(group.codes()) {
+                let before = if is_read { group.stored() } else { stored };
+                self.merge(before, group.n_tiles(), visits, codes, minus);
+                self.give(&mut group);
+                is_read = true;
+            }
+        }
+        if !is_read {
+            let end = stored.words.len() as u32;
+            let ends = (0..group.n_tiles()).map(|tile| stored.ends.get(tile).copied());
+            group.ends = ends.map(|tile| tile.unwrap_or(end)).collect();
+            group.words = stored.words.to_vec();
         }
         group
     }
