@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use arrow::array::AsArray;
 use serde::Serialize;
 
 use crate::schema::{self, IdColumn};
-use crate::store::{self, InputFile, Location, Log, Output, Standing, StateKind, VectorFile};
+use crate::store::{self, InputFile, Location, Log, Output, Standing, VectorFile};
 use crate::types::IdRef;
 
 /// Columns of published tables that hold ids of users, and of items.
@@ -101,10 +101,9 @@ impl Search<'_> {
                 holding.extend((n > 0).then(|| (file.path.clone(), n)));
             }
             if let Some(state) = &manifest.state {
-                let state = self.output.read_state(state)?;
-                for part in &state.parts {
-                    let n = self.stored(part)?;
-                    holding.extend((n > 0).then(|| (part.file.path.clone(), n)));
+                for part in self.output.state_files(state)? {
+                    let n = self.stored(&part)?;
+                    holding.extend((n > 0).then_some((part.file.path, n)));
                 }
             }
             self.found.holdings.extend(holding.into_iter().map(|(path, ids)| Holding {
@@ -181,14 +180,15 @@ impl Search<'_> {
     }
 
     /// How many of the ids a file of state holds.
-    fn stored(&mut self, part: &store::StatePart) -> Result<usize> {
-        let wanted = match part.kind {
-            StateKind::Users { .. } | StateKind::PairUsers { .. } => &self.forgotten.users,
-            StateKind::Items | StateKind::PairItems { .. } => &self.forgotten.items,
-            // Rows know keys only, and counts not even those.
-            StateKind::Rows { .. } | StateKind::PairCounts { .. } => return Ok(0),
-        };
+    fn stored(&mut self, part: &store::StateFile) -> Result<usize> {
         let path = &part.file.path;
+        let wanted = match part.kind.as_str() {
+            "users" | "pair_users" => &self.forgotten.users,
+            "items" | "pair_items" => &self.forgotten.items,
+            // Rows know keys only, and counts not even those.
+            "rows" | "pair_counts" => return Ok(0),
+            other => bail!("\"{path}\" holds {other:?}, which a newer version may look into"),
+        };
         if let Some(&n) = self.seen.get(path) {
             return Ok(n);
         }

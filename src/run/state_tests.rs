@@ -438,6 +438,34 @@ fn files_that_are_as_they_were_are_not_read() {
     assert!((1..=6).contains(&n_new), "{n_new} new rows");
 }
 
+#[test]
+fn state_of_another_format_has_files_and_is_not_read() {
+    let runtime = IoRuntime::new().unwrap();
+    let (spec, before, _) = two_days();
+    let world = World::new();
+    put(&world, &before, false, 100);
+    run_on(&world, &runtime, request(&spec, "r0")).unwrap();
+    let output = Output::open(&runtime, "s3://shop/out/", std::path::Path::new("")).unwrap();
+    let now = newest_state(&output);
+    let mut older = serde_json::to_value(&now).unwrap();
+    older["format"] = json!(2);
+    for part in older["parts"].as_array_mut().unwrap() {
+        part.as_object_mut().unwrap().remove("log_rows");
+    }
+    let bytes = older.to_string().into_bytes();
+    let state = crate::store::StateRef {
+        path: "runs/older/_state.json".to_owned(),
+        sha256: sha256_hex(&bytes),
+        meaning: now.meaning.clone(),
+    };
+    put_object(&world, &format!("out/{}", state.path), bytes);
+    let files = output.state_files(&state).unwrap();
+    assert!(files.iter().map(|found| &found.file).eq(now.parts.iter().map(|part| &part.file)));
+    assert!(["items", "users", "rows"].iter().all(|kind| files.iter().any(|of| of.kind == *kind)));
+    let error = format!("{:?}", output.read_state(&state).unwrap_err());
+    assert!(error.contains("format 2"), "{error}");
+}
+
 /// One file that grows, as many exports are.
 #[test]
 fn a_log_whose_files_were_written_anew_is_read_whole() {

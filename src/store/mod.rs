@@ -54,7 +54,9 @@ pub use reader::{
     Footer, RowGroupReader, footer, footers, read_all, read_row_group, read_row_group_as_stored,
 };
 pub use runtime::{IoRuntime, StoreOptions};
-pub use state::{STATE_FORMAT, StateInput, StateKind, StateManifest, StatePart, StateRef};
+pub use state::{
+    STATE_FORMAT, StateFile, StateInput, StateKind, StateManifest, StatePart, StateRef,
+};
 pub use table_writer::{BATCH_ROWS, EncodedFile, TableFile};
 pub use vector_reader::{VectorBlock, VectorFile};
 pub use vector_writer::VectorWriter;

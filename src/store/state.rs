@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -128,6 +129,23 @@ pub struct StatePart {
     pub xxh3: String,
 }
 
+/// What can be said of state, whatever version wrote it.
+#[derive(Deserialize)]
+struct OfAnyFormat {
+    format: u32,
+    parts: Vec<StateFile>,
+}
+
+/// What can be said of one of its files.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct StateFile {
+    /// The name of its [`StateKind`].
+    pub kind: String,
+    /// Where it is.
+    #[serde(flatten)]
+    pub file: PublishedFile,
+}
+
 impl StatePart {
     /// Whether it holds rows of a shard.
     pub fn is_rows_of(&self, wanted: u32) -> bool {
@@ -170,19 +188,12 @@ impl StatePart {
 impl StateManifest {
     /// What cannot be in a state that this program wrote.
     fn problem(&self) -> Option<String> {
-        if self.format != STATE_FORMAT {
-            return Some(format!("it has format {}, not {STATE_FORMAT}", self.format));
-        }
         if self.n_users.len() != self.shards as usize {
             return Some("it does not count the users of each shard".to_owned());
         }
-        let odd = self.parts.iter().find(|part| {
-            let inside =
-                part.file.path.strip_prefix("state/").and_then(|path| path.split_once('/'));
-            !inside.is_some_and(|(run, name)| is_plain(run) && is_plain(name))
-        });
-        if let Some(part) = odd {
-            return Some(format!("it has a file {:?}", part.file.path));
+        let odd = odd_path(self.parts.iter().map(|part| &part.file));
+        if odd.is_some() {
+            return odd;
         }
         let mut numbers = BTreeSet::new();
         let repeats = self.inputs.iter().any(|input| !numbers.insert(input.number));
@@ -203,6 +214,15 @@ impl StateManifest {
     pub fn bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.file.bytes).sum()
     }
+}
+
+/// What is wrong with the path of one of the files of a state.
+fn odd_path<'f>(mut files: impl Iterator<Item = &'f PublishedFile>) -> Option<String> {
+    let odd = files.find(|file| {
+        let inside = file.path.strip_prefix("state/").and_then(|path| path.split_once('/'));
+        !inside.is_some_and(|(run, name)| is_plain(run) && is_plain(name))
+    });
+    odd.map(|file| format!("it has a file {:?}", file.path))
 }
 
 impl Output {
@@ -226,19 +246,36 @@ impl Output {
     /// # Errors
     /// [`PublishError::Changed`], [`PublishError::Corrupt`], [`PublishError::Store`].
     pub fn read_state(&self, state: &StateRef) -> Result<StateManifest, PublishError> {
-        let changed = || PublishError::Changed { path: self.url_of(&state.path) };
-        let bytes = self.get(&state.path)?.ok_or_else(changed)?;
-        if sha256_hex(&bytes) != state.sha256 {
-            return Err(changed());
-        }
+        let bytes = self.state_bytes(state)?;
+        let OfAnyFormat { format, .. } = self.parse(&state.path, &bytes)?;
+        let other = || format!("it has format {format}, not {STATE_FORMAT}");
+        self.without_problem(state, (format != STATE_FORMAT).then(other))?;
         let read: StateManifest = self.parse(&state.path, &bytes)?;
-        match read.problem() {
-            None => Ok(read),
-            Some(problem) => {
-                let path = self.url_of(&state.path);
-                Err(PublishError::Corrupt { path, source: problem.into() })
-            }
-        }
+        self.without_problem(state, read.problem()).map(|()| read)
+    }
+
+    /// The files of a state, whatever version wrote it.
+    ///
+    /// # Errors
+    /// As of [`Output::read_state`], but for the format.
+    pub fn state_files(&self, state: &StateRef) -> Result<Vec<StateFile>, PublishError> {
+        let read: OfAnyFormat = self.parse(&state.path, &self.state_bytes(state)?)?;
+        let odd = odd_path(read.parts.iter().map(|part| &part.file));
+        self.without_problem(state, odd).map(|()| read.parts)
+    }
+
+    fn state_bytes(&self, state: &StateRef) -> Result<Bytes, PublishError> {
+        let bytes = self.get(&state.path)?.filter(|bytes| sha256_hex(bytes) == state.sha256);
+        bytes.ok_or_else(|| PublishError::Changed { path: self.url_of(&state.path) })
+    }
+
+    fn without_problem(
+        &self,
+        state: &StateRef,
+        problem: Option<String>,
+    ) -> Result<(), PublishError> {
+        let Some(problem) = problem else { return Ok(()) };
+        Err(PublishError::Corrupt { path: self.url_of(&state.path), source: problem.into() })
     }
 
     /// The newest generation with a state that `fits`; whether readers still see it does not matter,
@@ -268,7 +305,7 @@ impl Output {
     /// names: of state, and of tables that are as an earlier run wrote them.
     ///
     /// # Errors
-    /// As [`Output::read_manifest`] and [`Output::read_state`].
+    /// As [`Output::read_manifest`] and [`Output::state_files`].
     pub(super) fn files_needed(
         &self,
         log: &Log,
@@ -282,7 +319,7 @@ impl Output {
             let manifest = self.read_manifest(&entry.run)?;
             needed.extend(manifest.files_of_others().map(|file| file.path.clone()));
             if let Some(state) = &manifest.state {
-                let parts = self.read_state(state)?.parts;
+                let parts = self.state_files(state)?;
                 needed.extend(parts.into_iter().map(|part| part.file.path));
             }
         }
