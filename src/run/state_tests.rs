@@ -368,14 +368,20 @@ pub(super) fn two_days() -> (String, Log, Log) {
     (spec, before, after)
 }
 
+/// A world with a log, of which a run has published.
+fn world_after(runtime: &IoRuntime, spec: &str, log: &Log, run: &str) -> World {
+    let world = World::new();
+    put(&world, log, false, 100);
+    run_on(&world, runtime, request(spec, run)).unwrap();
+    world
+}
+
 #[test]
 fn an_incremental_run_killed_at_any_request_is_made_up_for_by_the_next() {
     let runtime = IoRuntime::new().unwrap();
     let (spec, before, after) = two_days();
     let first_day = || {
-        let world = World::new();
-        put(&world, &before, false, 100);
-        run_on(&world, &runtime, request(&spec, "r0")).unwrap();
+        let world = world_after(&runtime, &spec, &before, "r0");
         put(&world, &after, false, 100);
         world
     };
@@ -416,9 +422,7 @@ pub(super) fn assert_made_up_for(
 fn files_that_are_as_they_were_are_not_read() {
     let runtime = IoRuntime::new().unwrap();
     let (spec, before, after) = two_days();
-    let world = World::new();
-    put(&world, &before, false, 100);
-    run_on(&world, &runtime, request(&spec, "r0")).unwrap();
+    let world = world_after(&runtime, &spec, &before, "r0");
     put(&world, &after, false, 100);
     let store = FaultStore::new(&world, |call| {
         // A footer is read to check the columns, rows are not.
@@ -442,9 +446,7 @@ fn files_that_are_as_they_were_are_not_read() {
 fn state_of_another_format_has_files_and_is_not_read() {
     let runtime = IoRuntime::new().unwrap();
     let (spec, before, _) = two_days();
-    let world = World::new();
-    put(&world, &before, false, 100);
-    run_on(&world, &runtime, request(&spec, "r0")).unwrap();
+    let world = world_after(&runtime, &spec, &before, "r0");
     let output = Output::open(&runtime, "s3://shop/out/", std::path::Path::new("")).unwrap();
     let now = newest_state(&output);
     let mut older = serde_json::to_value(&now).unwrap();
@@ -474,15 +476,11 @@ fn a_log_whose_files_were_written_anew_is_read_whole() {
     let new = after.remove("day-1.parquet").unwrap();
     after.values_mut().for_each(|rows| rows.extend(new.clone()));
     let wanted = {
-        let world = World::new();
-        put(&world, &after, false, 100);
-        run_on(&world, &runtime, request(&spec, "r1")).unwrap();
+        let world = world_after(&runtime, &spec, &after, "r1");
         published_tables(&world, "a full run")
     };
     for workers in [1, 3] {
-        let world = World::new();
-        put(&world, &before, false, 100);
-        run_on(&world, &runtime, request(&spec, "r0")).unwrap();
+        let world = world_after(&runtime, &spec, &before, "r0");
         put(&world, &after, false, 100);
         let outcome = run_on(&world, &runtime, Request { workers, ..request(&spec, "r1") });
         let outcome = outcome.unwrap();
@@ -499,9 +497,7 @@ fn a_state_that_is_damaged_or_of_another_meaning_is_read_anew() {
     let runtime = IoRuntime::new().unwrap();
     let (spec, before, after) = two_days();
     let wanted = {
-        let world = World::new();
-        put(&world, &after, false, 100);
-        run_on(&world, &runtime, request(&spec, "r1")).unwrap();
+        let world = world_after(&runtime, &spec, &after, "r1");
         published_tables(&world, "a full run")
     };
     // Rows are there without the counts of pairs.
@@ -516,9 +512,7 @@ fn a_state_that_is_damaged_or_of_another_meaning_is_read_anew() {
     ];
     let files = of_rows.into_iter().chain(of_pairs);
     for (file, damage) in files.flat_map(|file| damages.map(|damage| (file, damage))) {
-        let world = World::new();
-        put(&world, &before, false, 100);
-        run_on(&world, &runtime, request(&spec, "r0")).unwrap();
+        let world = world_after(&runtime, &spec, &before, "r0");
         put(&world, &after, false, 100);
         let mut seen = objects(&world.objects, "out");
         let found = seen.iter_mut().find(|(path, _)| {
@@ -537,9 +531,8 @@ fn a_state_that_is_damaged_or_of_another_meaning_is_read_anew() {
         assert!(!is_of_pairs || way == json!("counted"), "{file}: {way}");
         assert!(without_changes(published_tables(&world, file)) == wanted, "{file}: other bytes");
     }
-    let world = World::new();
-    put(&world, &before, false, 100);
-    run_on(&world, &runtime, request(&spec.replace("view = 1.0", "view = 2.0"), "r0")).unwrap();
+    let other = spec.replace("view = 1.0", "view = 2.0");
+    let world = world_after(&runtime, &other, &before, "r0");
     put(&world, &after, false, 100);
     let outcome = run_on(&world, &runtime, request(&spec, "r1")).unwrap();
     assert_eq!(told(&outcome, "state", "shards_rewritten"), Some(json!(4)));
@@ -556,9 +549,7 @@ fn newest_state(output: &Output) -> crate::store::StateManifest {
 fn old_state_goes_when_no_kept_run_needs_it_and_is_compacted_and_rebuilt_on_demand() {
     let runtime = IoRuntime::new().unwrap();
     let (spec, before, after) = two_days();
-    let world = World::new();
-    put(&world, &before, false, 100);
-    run_on(&world, &runtime, request(&spec, "r0")).unwrap();
+    let world = world_after(&runtime, &spec, &before, "r0");
     put(&world, &after, false, 100);
     run_on(&world, &runtime, request(&spec, "r1")).unwrap();
     let wanted = without_changes(published_tables(&world, "two days"));

@@ -29,16 +29,14 @@ pub fn row_batch(blocks: &[(i32, Vec<u8>)]) -> Result<RecordBatch, SchemaError> 
     batch(row_schema(), vec![Arc::new(copies), Arc::new(rows)])
 }
 
-/// Gives the blocks of a batch that [`row_batch`] made.
+/// The blocks of a batch that [`row_batch`] made.
 ///
 /// # Errors
 /// `NotOurs` for a batch of other columns, or with nulls.
-pub fn read_rows(batch: &RecordBatch, mut give: impl FnMut(i32, &[u8])) -> Result<(), SchemaError> {
+pub fn read_rows(batch: &RecordBatch) -> Result<impl Iterator<Item = (i32, &[u8])>, SchemaError> {
     let rows = bytes(batch, "rows")?;
-    for (at, &copies) in column::<Int32Type>(batch, "copies")?.iter().enumerate() {
-        give(copies, rows.value(at));
-    }
-    Ok(())
+    let copies = column::<Int32Type>(batch, "copies")?;
+    Ok(copies.iter().copied().zip(rows.iter().flatten()))
 }
 
 /// The columns of a table of keys.
@@ -215,10 +213,9 @@ mod tests {
     #[test]
     fn blocks_of_rows_come_back() {
         let blocks = vec![(1, vec![3, 0]), (-1, vec![]), (1, vec![255])];
-        let mut found = Vec::new();
         let batch = row_batch(&blocks).unwrap();
-        read_rows(&batch, |copies, rows| found.push((copies, rows.to_vec()))).unwrap();
-        assert_eq!(found, blocks);
+        let found = read_rows(&batch).unwrap().map(|(copies, rows)| (copies, rows.to_vec()));
+        assert_eq!(found.collect::<Vec<_>>(), blocks);
     }
 
     #[test]
@@ -256,6 +253,6 @@ mod tests {
         assert_eq!(found.take(1..4), ids);
         let mut ints = Ids::new(IdType::Int64);
         assert!(read_keys(&batch, &mut keys, &mut ints).is_err());
-        assert!(read_rows(&batch, |_, _| ()).is_err());
+        assert!(read_rows(&batch).is_err());
     }
 }

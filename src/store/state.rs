@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -16,7 +15,7 @@ use super::error::PublishError;
 use super::log::{Log, LogEntry, Standing};
 use super::manifest::{PublishedFile, RunPath, is_plain};
 use super::output::{Output, put_file, to_json};
-use super::table_writer::{TableFile, encode_error, sha256_hex};
+use super::table_writer::{TableFile, batches, sha256_hex};
 use crate::types::IdType;
 
 /// The format of state that this version writes, and the only one it reads: other state is rebuilt.
@@ -346,20 +345,16 @@ impl Output {
     ///
     /// # Errors
     /// [`PublishError::Changed`] where it is not there or not what was written, [`PublishError::Store`].
-    pub fn read_state_part(
+    pub fn read_state_part<'p>(
         &self,
-        part: &StatePart,
+        part: &'p StatePart,
         n: usize,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch, PublishError>> + use<>, PublishError> {
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, PublishError>> + use<'p>, PublishError>
+    {
         let path = &part.file.path;
         let bytes = self.get(path)?.filter(|bytes| xxh3_hex(bytes) == part.xxh3);
         let bytes = bytes.ok_or_else(|| PublishError::Changed { path: self.url_of(path) })?;
-        let table = part.file.table.clone();
-        let error = move |source| encode_error(&table, source);
-        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
-            .and_then(|builder| builder.with_batch_size(n).build())
-            .map_err(&error)?;
-        Ok(reader.map(move |batch| batch.map_err(|source| error(source.into()))))
+        batches(&part.file.table, bytes, n)
     }
 }
 

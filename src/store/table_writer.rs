@@ -178,12 +178,21 @@ impl EncodedFile {
         n: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, PublishError>> + use<'_>, PublishError>
     {
-        let error = |source: ParquetError| encode_error(&self.table, source);
-        let reader = ParquetRecordBatchReaderBuilder::try_new(self.bytes.clone())
-            .and_then(|builder| builder.with_batch_size(n).build())
-            .map_err(error)?;
-        Ok(reader.map(move |batch| batch.map_err(|source| error(source.into()))))
+        batches(&self.table, self.bytes.clone(), n)
     }
+}
+
+/// The rows in the bytes of a file of `table`, in batches of `n` at most, decoded as they are asked for.
+pub(super) fn batches<'t>(
+    table: &'t str,
+    bytes: Bytes,
+    n: usize,
+) -> Result<impl Iterator<Item = Result<RecordBatch, PublishError>> + use<'t>, PublishError> {
+    let error = move |source: ParquetError| encode_error(table, source);
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
+        .and_then(|builder| builder.with_batch_size(n).build())
+        .map_err(error)?;
+    Ok(reader.map(move |batch| batch.map_err(|source| error(source.into()))))
 }
 
 /// Every setting that moves a byte is written out: a new default of the library must not. Version 1

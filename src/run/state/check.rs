@@ -115,10 +115,12 @@ impl Checker<'_> {
     fn rows(&self, part: &StatePart) -> Result<Vec<(LogRow, i64)>> {
         let mut all = Vec::new();
         for batch in self.output.read_state_part(part, BATCH_ROWS)? {
-            read_rows(&batch?, |copies, block| {
+            let batch = batch?;
+            let blocks = read_rows(&batch)
+                .with_context(|| format!("\"{}\" cannot be used", part.file.path))?;
+            for (copies, block) in blocks {
                 Packed::new(block).each_stored_row(|row| all.push((row, i64::from(copies))));
-            })
-            .with_context(|| format!("\"{}\" cannot be used", part.file.path))?;
+            }
         }
         (self.advance)(part.file.bytes);
         Ok(all)

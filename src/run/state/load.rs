@@ -265,14 +265,10 @@ impl Reader<'_> {
     ) -> Result<()> {
         let unusable = || format!("\"{}\" cannot be used", part.file.path);
         for batch in self.output.read_state_part(part, BATCH_BLOCKS)? {
-            let mut taken = Ok(());
-            read_rows(&batch?, |copies, block| {
-                if taken.is_ok() {
-                    taken = take(copies, &Packed::new(block));
-                }
-            })
-            .with_context(unusable)?;
-            taken.with_context(unusable)?;
+            let batch = batch?;
+            for (copies, block) in read_rows(&batch).with_context(unusable)? {
+                take(copies, &Packed::new(block)).with_context(unusable)?;
+            }
         }
         Ok(())
     }
@@ -378,13 +374,9 @@ impl<'a> Taken<'a> {
         let files = block.files.map_or(0..=0, |files| files.low() as u32..=files.high() as u32);
         let files_leave = self.files.gone.range(files).next().is_some();
         if users_leave || files_leave || self.items_leave {
-            let mut taken = Ok(());
-            block.each_stored_row(|row| {
-                if taken.is_ok() {
-                    taken = self.take(row, 1);
-                }
-            });
-            return taken;
+            let mut rows = Vec::with_capacity(block.n_rows);
+            block.each_stored_row(|row| rows.push(row));
+            return rows.into_iter().try_for_each(|row| self.take(row, 1));
         }
         let used = &mut self.used;
         block.items.for_each(block.n_rows, |item| used[item as usize] = true);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::ranked::{BLOCK, Code};
 use super::differences::{Visit, Visits};
-use super::tile::{Counts, Tile, Word};
+use super::tile::{Counts, Planes, Tile, Word};
 use crate::kernels::simd::{Kernel, Simd, dispatch, prefetch};
 
 /// Counts of the rows of 64 codes with themselves and with all that follow.
@@ -140,41 +140,27 @@ impl Counter {
         }
     }
 
-    /// Adds to the counts of a group what is to be added, and takes what is to be taken.
-    pub(super) fn update(&mut self, group: &mut Group, visits: &[Visits; 2], codes: &[u16]) {
+    /// Adds to the counts of a group what is to be added, and takes what is to be taken. `stored`: where its
+    /// counts lie, perhaps of fewer tiles, if they are not in the group yet.
+    pub(super) fn update(
+        &mut self,
+        group: &mut Group,
+        mut stored: Option<StoredGroup<'_>>,
+        visits: &[Visits; 2],
+        codes: &[u16],
+    ) {
         for (visits, minus) in visits.iter().zip([false, true]) {
             if visits.any(group.codes()) {
-                self.merge(group.stored(), group.n_tiles(), visits, codes, minus);
+                let before = stored.take().unwrap_or_else(|| group.stored());
+                self.merge(before, group.n_tiles(), visits, codes, minus);
                 self.give(group);
             }
         }
-    }
-
-    /// The same for a group that lies elsewhere, which grows to so many groups.
-    pub(super) fn updated(
-        &mut self,
-        stored: StoredGroup<'_>,
-        n_groups: usize,
-        visits: &[Visits; 2],
-        codes: &[u16],
-    ) -> Group {
-        let mut group = Group::new(stored.first, n_groups);
-        let mut is_read = false;
-        for (visits, minus) in visits.iter().zip([false, true]) {
-            if visits.any(group.codes()) {
-                let before = if is_read { group.stored() } else { stored };
-                self.merge(before, group.n_tiles(), visits, codes, minus);
-                self.give(&mut group);
-                is_read = true;
-            }
+        if let Some(StoredGroup { ends, words, .. }) = stored {
+            group.words = words.to_vec();
+            group.ends.fill(words.len() as u32);
+            group.ends[..ends.len()].copy_from_slice(ends);
         }
-        if !is_read {
-            let end = stored.words.len() as u32;
-            let ends = (0..group.n_tiles()).map(|tile| stored.ends.get(tile).copied());
-            group.ends = ends.map(|tile| tile.unwrap_or(end)).collect();
-            group.words = stored.words.to_vec();
-        }
-        group
     }
 
     /// Makes what was merged the group: as long as it is and no longer, in the place that it has where it fits.
@@ -376,38 +362,4 @@ fn digits_of(bytes: &[u8; BLOCK]) -> usize {
     }
     let all = all.to_le_bytes().iter().fold(0, |all, byte| all | byte);
     (u8::BITS - all.leading_zeros()) as usize
-}
-
-/// 64 numbers in bit planes: one word for each binary digit, the lowest first.
-pub(super) struct Planes {
-    planes: [u64; u32::BITS as usize],
-    /// All above are 0.
-    n: usize,
-}
-
-impl Planes {
-    #[inline(always)]
-    pub(super) fn new<S: Simd>(simd: S, words: &[u32; BLOCK]) -> Self {
-        let mut all = 0;
-        for word in words {
-            all |= word;
-        }
-        let n = (u32::BITS - all.leading_zeros()) as usize;
-        let mut planes = [0; u32::BITS as usize];
-        for (byte, planes) in planes[..n].chunks_mut(u8::BITS as usize).enumerate() {
-            let mut bytes = [0; BLOCK];
-            for (to, word) in bytes.iter_mut().zip(words) {
-                *to = (word >> (8 * byte)) as u8;
-            }
-            for (digit, plane) in planes.iter_mut().enumerate() {
-                *plane = simd.bytes_with(digit as u32, &bytes);
-            }
-        }
-        Self { planes, n }
-    }
-
-    #[inline(always)]
-    pub(super) fn planes(&self) -> &[u64] {
-        &self.planes[..self.n]
-    }
 }

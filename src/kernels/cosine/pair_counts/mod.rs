@@ -124,8 +124,9 @@ impl PairCounts {
             while let Some(file) = next() {
                 read(file, &mut |stored| match &mut groups {
                     Some(groups) if stored.is_of(n_before) => {
-                        let codes = differences.codes();
-                        groups.push(counter.updated(stored, n_groups(n_codes), &visits, codes));
+                        let mut group = Group::new(stored.first, n_groups(n_codes));
+                        counter.update(&mut group, Some(stored), &visits, differences.codes());
+                        groups.push(group);
                     }
                     _ => groups = None,
                 })?;
@@ -181,7 +182,7 @@ fn update(groups: &mut [Group], n_codes: usize, visits: &[Visits; 2], difference
     rayon::broadcast(|_| {
         let mut counter = Counter::new(n_codes);
         while let Some(group) = next() {
-            counter.update(group, visits, differences.codes());
+            counter.update(group, None, visits, differences.codes());
         }
     });
 }

@@ -5,8 +5,7 @@ use rayon::prelude::*;
 use super::super::Params;
 use super::super::best::{Best, safely_below};
 use super::super::ranked::BLOCK;
-use super::group::Planes;
-use super::tile::{Counts, Tile};
+use super::tile::{Counts, Planes, Tile};
 use super::{Group, PairCounts, n_groups};
 use crate::kernels::NeighborLists;
 use crate::kernels::simd::{Kernel, Simd, dispatch};
@@ -255,38 +254,42 @@ impl Kernel for Reach<'_> {
         counts.unpack(tile);
         let n_digits = counts.n_digits;
         let planes = &counts.planes[..n_digits];
-        let (mut above, mut equal) = ([0; BLOCK], [u64::MAX; BLOCK]);
         match least {
             Bounds::Rows(least) => {
-                for (equal, least) in equal.iter_mut().zip(*least) {
-                    let is_beyond =
-                        least.checked_shr(n_digits as u32).is_some_and(|high| high != 0);
-                    *equal = if is_beyond { 0 } else { u64::MAX };
-                }
-                for (digit, planes) in planes.iter().enumerate().rev() {
-                    for row in 0..BLOCK {
-                        let least = 0u64.wrapping_sub(u64::from(least[row] >> digit & 1));
-                        above[row] |= equal[row] & planes[row] & !least;
-                        equal[row] &= !(planes[row] ^ least);
-                    }
-                }
+                let is_beyond = |least: u32| least.checked_shr(n_digits as u32).unwrap_or(0) != 0;
+                let equal = least.map(|least| if is_beyond(least) { 0 } else { u64::MAX });
+                let digit =
+                    |digit, row: usize| 0u64.wrapping_sub(u64::from(least[row] >> digit & 1));
+                at_least(planes, equal, digit)
             }
             Bounds::Columns(least) => {
                 let least = least.planes();
                 let beyond = least.iter().skip(n_digits).fold(0, |all, plane| all | plane);
-                equal = [!beyond; BLOCK];
-                for (digit, planes) in planes.iter().enumerate().rev() {
-                    let least = least.get(digit).copied().unwrap_or(0);
-                    for row in 0..BLOCK {
-                        above[row] |= equal[row] & planes[row] & !least;
-                        equal[row] &= !(planes[row] ^ least);
-                    }
-                }
+                let digit = |digit, _| least.get(digit).copied().unwrap_or(0);
+                at_least(planes, [!beyond; BLOCK], digit)
             }
         }
-        above.iter_mut().zip(equal).for_each(|(above, equal)| *above |= equal);
-        above
     }
+}
+
+/// The counts that are at least so large, a word for each row. `equal`: those whose bound has no digit beyond
+/// the planes; `least` gives the others by digit and row.
+#[inline(always)]
+fn at_least(
+    planes: &[[u64; BLOCK]],
+    mut equal: [u64; BLOCK],
+    least: impl Fn(usize, usize) -> u64,
+) -> [u64; BLOCK] {
+    let mut above = [0; BLOCK];
+    for (digit, planes) in planes.iter().enumerate().rev() {
+        for row in 0..BLOCK {
+            let least = least(digit, row);
+            above[row] |= equal[row] & planes[row] & !least;
+            equal[row] &= !(planes[row] ^ least);
+        }
+    }
+    above.iter_mut().zip(equal).for_each(|(above, equal)| *above |= equal);
+    above
 }
 
 struct LeastOf<'a> {

@@ -3,7 +3,7 @@
 use std::array;
 
 use super::super::ranked::BLOCK;
-use crate::kernels::simd::prefetch;
+use crate::kernels::simd::{Simd, prefetch};
 
 /// Eight bytes as they are in a file, the lowest first.
 pub type Word = [u8; 8];
@@ -12,7 +12,7 @@ pub type Word = [u8; 8];
 const PER_LINE: usize = 8;
 
 /// Binary digits of any count, and one more.
-pub(super) const DIGITS_MAX: usize = u32::BITS as usize + 1;
+const DIGITS_MAX: usize = u32::BITS as usize + 1;
 
 /// Packed counts of 64 rows with 64 codes.
 ///
@@ -165,5 +165,39 @@ impl Counts {
     pub(super) fn count(&self, row: usize, code: u32) -> u32 {
         let digit = |(n, planes): (usize, &[u64; BLOCK])| ((planes[row] >> code & 1) as u32) << n;
         self.planes[..self.n_digits].iter().enumerate().map(digit).sum()
+    }
+}
+
+/// 64 numbers in bit planes: one word for each binary digit, the lowest first.
+pub(super) struct Planes {
+    planes: [u64; u32::BITS as usize],
+    /// All above are 0.
+    n: usize,
+}
+
+impl Planes {
+    #[inline(always)]
+    pub(super) fn new<S: Simd>(simd: S, words: &[u32; BLOCK]) -> Self {
+        let mut all = 0;
+        for word in words {
+            all |= word;
+        }
+        let n = (u32::BITS - all.leading_zeros()) as usize;
+        let mut planes = [0; u32::BITS as usize];
+        for (byte, planes) in planes[..n].chunks_mut(u8::BITS as usize).enumerate() {
+            let mut bytes = [0; BLOCK];
+            for (to, word) in bytes.iter_mut().zip(words) {
+                *to = (word >> (8 * byte)) as u8;
+            }
+            for (digit, plane) in planes.iter_mut().enumerate() {
+                *plane = simd.bytes_with(digit as u32, &bytes);
+            }
+        }
+        Self { planes, n }
+    }
+
+    #[inline(always)]
+    pub(super) fn planes(&self) -> &[u64] {
+        &self.planes[..self.n]
     }
 }
