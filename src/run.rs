@@ -5,7 +5,7 @@
 //! Nothing here prints: progress goes to an [`Observer`], results to [`Outcome`].
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use jiff::civil::Date;
@@ -19,7 +19,7 @@ use crate::job::plan::{self, FilePlan, Plan};
 use crate::job::spec::{Spec, Store};
 use crate::schema::IdTypes;
 use crate::store::{
-    Current, Footer, Gate, InputFile, IoRuntime, Location, Manifest, ManifestInput, Output,
+    Current, Gate, InputFile, IoRuntime, Location, Manifest, ManifestInput, OpenFile, Output,
     Published, PublishedFile, RunPath, Stage, StateManifest, StoreOptions,
 };
 
@@ -200,34 +200,15 @@ pub enum Outcome {
     },
 }
 
-/// One log, opened; footers are read when a row group of their file is.
-struct Log {
-    location: Location,
-    files: Vec<InputFile>,
-    footers: Vec<OnceLock<Footer>>,
-}
-
-impl Log {
-    fn open(
-        runtime: &IoRuntime,
-        url: &str,
-        base: &std::path::Path,
-        files: &[FilePlan],
-    ) -> Result<Self> {
-        Ok(Self {
-            location: Location::open(runtime, url, base)?,
-            files: files.iter().map(input_file).collect(),
-            footers: files.iter().map(|_| OnceLock::new()).collect(),
-        })
-    }
-
-    fn footer(&self, file: usize) -> Result<&Footer> {
-        if let Some(footer) = self.footers[file].get() {
-            return Ok(footer);
-        }
-        let footer = crate::store::footer(&self.location, &self.files[file])?;
-        Ok(self.footers[file].get_or_init(|| footer))
-    }
+/// The files of one log.
+fn open_log(
+    runtime: &IoRuntime,
+    base: &std::path::Path,
+    source: &plan::SourcePlan,
+) -> Result<Vec<OpenFile>> {
+    let location = Location::open(runtime, &source.url, base)?;
+    let files = source.files.iter();
+    Ok(files.map(|file| OpenFile::new(&location, input_file(file))).collect())
 }
 
 fn input_file(file: &FilePlan) -> InputFile {
@@ -253,7 +234,7 @@ struct Job<'a> {
     started_at_us: i64,
     /// Name of this attempt, in all processes.
     run_id: &'a str,
-    logs: Vec<Log>,
+    logs: Vec<Vec<OpenFile>>,
     threads: usize,
     request: &'a Request,
     runtime: &'a IoRuntime,
@@ -443,11 +424,7 @@ fn drive_stages(shell: &mut Shell, attempt: &Attempt) -> Result<Outcome> {
         known.fingerprint = Some(fingerprint.clone());
         known.input = InputSummary::of(&plan);
     });
-    let logs = plan
-        .sources
-        .iter()
-        .map(|source| Log::open(runtime, &source.url, &request.base, &source.files))
-        .collect();
+    let logs = plan.sources.iter().map(|source| open_log(runtime, &request.base, source)).collect();
     let logs = agree(shell, record, logs)?;
     let pool = match &request.carried {
         Some(carried) => carried.pool(request.threads, (shell.peers, shell.index)),

@@ -15,12 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use super::side::Deleted;
 use super::warm_start::WarmStart;
-use super::{Job, Worker, checkpoint::chain};
+use super::{Job, Worker, checkpoint::chain, prepare};
 use crate::job::Spec;
 use crate::schema::changes::{Differ, KeyRange, ROWS_AT_ONCE, has_columns};
 use crate::schema::{CHANGES_SUFFIX, IdTypes, Kind, Table, tables};
 use crate::store::{
-    BATCH_ROWS, Current, EarlierRun, EncodedFile, Footer, InputFile, Location, Output,
+    BATCH_ROWS, Current, EarlierRun, EncodedFile, FilesAhead, Footer, InputFile, Location, Output,
     PublishedFile, RunPath, TableFile, footer, read_row_group,
 };
 use crate::types::IdRef;
@@ -44,6 +44,8 @@ pub(super) struct Changes {
     location: Location,
     /// The files of its tables, but those of changes.
     tables: BTreeMap<String, Vec<EarlierFile>>,
+    /// Those of shards, of which this process reads some.
+    ahead: BTreeMap<String, FilesAhead>,
     /// What may not be told, not even to take it out.
     deleted: Deleted,
     /// Tables without changes that this process has warned of.
@@ -93,7 +95,8 @@ pub(super) fn settle(
     let told: Option<Told> =
         serde_json::from_slice(&told).context("the earlier files of process 0 cannot be read")?;
     let Some(Told { since, files }) = told else { return Ok(None) };
-    Ok(Some(Changes::new(output, spec, (since, files), deleted)))
+    let mine = prepare::owned_shards(worker);
+    Ok(Some(Changes::new(output, spec, (since, files), deleted, &mine)))
 }
 
 /// The run that readers saw when this one began, as the first process that went by its name found it.
@@ -148,12 +151,13 @@ pub(super) fn only_whole(mut files: Vec<PublishedFile>) -> Vec<PublishedFile> {
 }
 
 impl Changes {
-    /// `files`: those of the tables of the generation `since`.
+    /// `files`: those of the tables of the generation `since`; `shards`: those of this process.
     pub(super) fn new(
         output: &Output,
         spec: &Spec,
         (since, files): (EarlierRun, Vec<PublishedFile>),
         deleted: Deleted,
+        shards: &[u32],
     ) -> Self {
         let mut tables: BTreeMap<String, Vec<EarlierFile>> = BTreeMap::new();
         for published in files {
@@ -164,12 +168,22 @@ impl Changes {
             tables.entry(table).or_default().push(earlier);
         }
         tables.values_mut().for_each(|files| files.sort_unstable_by_key(|file| file.part));
+        let location = output.location();
+        let of_shards = tables
+            .iter()
+            .filter(|(name, _)| tables::by_name(name).is_some_and(tables::is_of_shards));
+        let ahead = of_shards.map(|(name, files)| {
+            let mine = files.iter().filter(|file| shards.contains(&file.part));
+            (name.clone(), FilesAhead::new(&location, mine.map(|file| &file.file)))
+        });
+        let ahead = ahead.collect();
         Self {
             since,
             tells_changes: spec.tells_changes(),
             shares_files: spec.shares_files(),
-            location: output.location(),
+            location,
             tables,
+            ahead,
             deleted,
             warned: Mutex::default(),
         }
@@ -275,7 +289,9 @@ impl Changes {
         file: &'r EarlierFile,
         range: &'r KeyRange,
     ) -> Box<dyn Iterator<Item = Result<RecordBatch>> + 'r> {
-        let footer = match self.footer(table, ids, file) {
+        let ahead = self.ahead.get(table.name).map(|ahead| ahead.open(&file.file));
+        let (location, input) = ahead.unwrap_or_else(|| (self.location.clone(), file.file.clone()));
+        let footer = match self.footer(table, ids, file, (&location, &input)) {
             Ok(footer) => footer,
             Err(error) => return Box::new(std::iter::once(Err(error))),
         };
@@ -283,18 +299,24 @@ impl Changes {
             .filter(|&group| may_hold(footer, group, table.key[0], range));
         let columns: Vec<&str> = table.columns.iter().map(|column| column.name).collect();
         Box::new(groups.flat_map(move |group| -> Box<dyn Iterator<Item = Result<RecordBatch>>> {
-            match read_row_group(&self.location, &file.file, footer, group, &columns) {
+            match read_row_group(&location, &input, footer, group, &columns) {
                 Ok(rows) => Box::new(rows.map(|batch| Ok(batch?))),
                 Err(error) => Box::new(std::iter::once(Err(error.into()))),
             }
         }))
     }
 
-    fn footer<'f>(&self, table: &Table, ids: IdTypes, file: &'f EarlierFile) -> Result<&'f Footer> {
+    fn footer<'f>(
+        &self,
+        table: &Table,
+        ids: IdTypes,
+        file: &'f EarlierFile,
+        (location, input): (&Location, &InputFile),
+    ) -> Result<&'f Footer> {
         if let Some(footer) = file.footer.get() {
             return Ok(footer);
         }
-        let footer = footer(&self.location, &file.file)?;
+        let footer = footer(location, input)?;
         if !has_columns(footer.schema(), table, ids) {
             return Err(anyhow!("generation {} has other columns", self.since.generation));
         }

@@ -418,10 +418,12 @@ fn changes_of_a_table_that_is_cut_elsewhere_are_those_of_the_whole_table() {
         let published = (0..).zip(published).map(|(part, file)| {
             put_file(&output, &path.table_part("item_neighbors", part, n_parts), file).unwrap()
         });
+        let published: Vec<_> = published.collect();
+        output.settle().unwrap();
         let since = EarlierRun { generation: 1, run_id: "r".to_owned() };
         let items = [crate::types::IdRef::Int(gone).digest()].into();
         let deleted = Deleted { items, ..Deleted::default() };
-        let changes = Changes::new(&output, &spec, (since, published.collect()), deleted);
+        let changes = Changes::new(&output, &spec, (since, published), deleted, &[0]);
         let cuts = cuts(&mut rng);
         let bound = |at: usize| -> Option<Vec<ArrayRef>> {
             let item = Int64Array::from(vec![*cuts.get(at)?]);

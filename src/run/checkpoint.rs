@@ -267,6 +267,7 @@ impl Worker<'_> {
         let start = Instant::now();
         let warn = |error: String| tracing::warn!(stage, error, "a checkpoint is not written");
         let written = write(&Saving { folder: &checkpoints.folder, stage });
+        let written = checkpoints.folder.settled(written);
         let written = written.map_err(|error| warn(format!("{error:#}")));
         let parts = written.as_ref().map_or_else(
             |()| Vec::new(),
@@ -317,6 +318,7 @@ impl Worker<'_> {
         total: Option<(u64, &'static str)>,
         work: impl FnOnce(&mut Self) -> Result<(Vec<PublishedFile>, T)>,
     ) -> Result<(Vec<PublishedFile>, T)> {
+        let work = |worker: &mut Self| output.settled(work(worker));
         if self.checkpoints.is_none() {
             return self.stage(stage, total, work);
         }

@@ -19,15 +19,15 @@ use crate::job::spec::Shape;
 use crate::kernels::dictionary::Interner;
 use crate::kernels::factor_scores::PackedItems;
 use crate::schema::{IdColumn, Source, tables};
-use crate::store::{InputFile, Location, Output};
+use crate::store::{FilesAhead, InputFile, Output};
 use crate::types::{Histories, IdRef, Ids, ItemIdx};
 
 /// Where the earlier lists are, and what may stay of them.
 pub(super) struct EarlierLists<'a> {
-    location: Location,
     shape: Shape,
-    /// The file of each shard.
+    /// The file of each shard of this process.
     files: BTreeMap<u32, InputFile>,
+    ahead: FilesAhead,
     item_ids: &'a Ids,
     /// Whether the users of each shard kept their factors.
     factors: &'a Factors,
@@ -95,12 +95,16 @@ impl<'a> EarlierLists<'a> {
                 Ok(())
             })?;
         }
+        let is_mine =
+            |(part, _): &(u32, _)| prepared.shards.iter().any(|shard| shard.shard == *part);
+        let files: BTreeMap<u32, InputFile> = warm.files(output, table).filter(is_mine).collect();
+        let ahead = FilesAhead::new(&output.location(), files.values());
         let pairs = || then.iter().zip(recommendable);
         let since: Vec<bool> = pairs().map(|(&then, &now)| now && !then).collect();
         Ok(Self {
-            location: output.location(),
             shape,
-            files: warm.files(output, table).collect(),
+            files,
+            ahead,
             item_ids,
             factors,
             may_stay: pairs().map(|(&then, &now)| now && then).collect(),
@@ -128,7 +132,8 @@ impl<'a> EarlierLists<'a> {
             Shape::Lists => ["user_id", "item_ids", "scores", "sources", "because_item_ids"],
         };
         if let Some(file) = self.files.get(&shard.shard) {
-            each_batch(&self.location, file, &columns, |batch| reading.take(batch))?;
+            let (location, file) = self.ahead.open(file);
+            each_batch(&location, &file, &columns, |batch| reading.take(batch))?;
         }
         reading.finish(shard.n_users());
         Ok(reading.lists)

@@ -13,6 +13,7 @@ use crate::kernels::als::item_sums::ITEMS_PER_TASK;
 use crate::kernels::als::stride;
 use crate::kernels::cosine::pair_counts::Differences;
 use crate::kernels::item_totals::apart_bytes;
+use crate::store::{BYTES_BEHIND_MAX, is_on_disk};
 use crate::types::IdType;
 
 /// Peak memory of a process by stage, in bytes.
@@ -139,6 +140,15 @@ pub(super) fn predicted_of_sizes(
 /// copies that the wire makes.
 const EXCHANGE_BYTES: u64 = 96 << 20;
 
+/// Input that is asked for ahead, and files that are written behind, where stores take their time.
+fn bytes_on_the_way(plan: &Plan) -> u64 {
+    let (spec, sources) = (&plan.spec, &plan.sources);
+    let is_output_far = !is_on_disk(&spec.output.url);
+    let is_input_far = sources.iter().any(|source| !is_on_disk(&source.url)) || is_output_far;
+    let read = if is_input_far { spec.store.read_bytes_in_flight_max.0 } else { 0 };
+    read + if is_output_far { BYTES_BEHIND_MAX } else { 0 }
+}
+
 fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
     let Held { rows_read, own, all } = held;
     let Sizes { rows, items, users, pairs } = own;
@@ -152,8 +162,10 @@ fn estimate(plan: &Plan, held: Held, cluster: Cluster) -> MemoryEstimate {
     let files = plan.sources.iter().flat_map(|source| &source.files);
     let groups = files.flat_map(|file| &file.row_groups).map(|group| group.bytes);
     let largest_group = groups.max().unwrap_or(0);
-    let base_bytes =
-        (96 << 20) + threads * (largest_group / 2 + (48 << 20)) + shared(EXCHANGE_BYTES);
+    let base_bytes = (96 << 20)
+        + threads * (largest_group / 2 + (48 << 20))
+        + shared(EXCHANGE_BYTES)
+        + bytes_on_the_way(plan);
     let known = base_bytes + items * (80 + 2 * text(plan.item_id_type));
     let scan_bytes = known + rows_read * row_bytes;
     // The dictionary is merged from the parts of all processes.

@@ -6,7 +6,7 @@ use super::memory::{Held, MemoryEstimate, Sizes, check, check_again, predicted_m
 use super::{Cluster, code, exit_code};
 use crate::job::load;
 use crate::job::plan::{FilePlan, Plan, RowGroupPlan, SideTables, SourcePlan};
-use crate::job::spec::Als;
+use crate::job::spec::{Als, ByteSize};
 use crate::schema::EventColumns;
 use crate::types::IdType;
 
@@ -96,6 +96,20 @@ fn at_least(more: &Plan, less: &Plan, n_threads: usize) -> bool {
     let bound = |plan| stages(&predicted_memory(plan, threads(n_threads)));
     let [more, less] = [more, less].map(bound);
     more.iter().zip(less).all(|(more, less)| *more >= less)
+}
+
+#[test]
+fn what_is_on_its_way_to_and_from_a_bucket_counts() {
+    let near = plan(1000);
+    let mut from_afar = plan(1000);
+    from_afar.sources[0].url = "s3://shop/events/".to_owned();
+    let mut to_afar = plan(1000);
+    to_afar.spec.output.url = "s3://shop/out/".to_owned();
+    let base = |plan: &Plan| predicted_memory(plan, threads(2)).base_bytes;
+    assert_eq!(base(&from_afar) - base(&near), 64 << 20);
+    assert_eq!(base(&to_afar) - base(&near), 128 << 20);
+    to_afar.spec.store.read_bytes_in_flight_max = ByteSize(1 << 20);
+    assert_eq!(base(&to_afar) - base(&near), 65 << 20);
 }
 
 #[test]

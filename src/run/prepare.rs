@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::counts::ScanCounts;
-use super::scan::{ScanContext, Scanned, Split, assigned, read_splits, splits};
+use super::scan::{ScanContext, Scanned, Split, assigned, read_splits, row_groups, splits};
 use super::side::Deleted;
 use super::state::{Files, Stored, StoredUsers};
 use super::{Job, Refused, Worker};
@@ -53,17 +53,18 @@ pub(super) fn scan(
     let mut all = splits(&job.plan);
     all.retain(|split| !files.is_some_and(|files| files.is_kept(split.source, split.file)));
     let mine = assigned(all, worker.shell.index, worker.shell.peers);
+    let row_groups = row_groups(job.runtime, &job.plan, &job.logs, &mine);
     let next = AtomicUsize::new(0);
     let observer = job.observer;
     let advance = |rows: u64| observer.advance(rows);
     let context = ScanContext {
         plan: &job.plan,
-        logs: &job.logs,
         kinds: &kinds,
         denied,
         deleted,
         files,
         splits: &mine,
+        row_groups: &row_groups,
         next: &next,
         advance: &advance,
     };

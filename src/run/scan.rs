@@ -9,16 +9,15 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use anyhow::{Context, Result};
 use arrow::array::RecordBatch;
 
-use super::Log;
 use super::counts::ScanCounts;
 use super::prepare::FileCounts;
 use super::side::Deleted;
 use super::state::Files;
-use crate::job::plan::{FilePlan, Plan, SourcePlan};
+use crate::job::plan::Plan;
 use crate::kernels::dictionary::SortedIds;
 use crate::kernels::histories::EventKind;
 use crate::schema::{TimeReader, read_batch, with_folder_columns};
-use crate::store;
+use crate::store::{IoRuntime, OpenFile, RowGroupReader, RowGroupRequest, RowGroups};
 use deal::Dealer;
 pub(super) use deal::block_rows;
 pub(super) use sift::{DELETED_ITEM, DELETED_USER};
@@ -113,8 +112,6 @@ pub(super) enum Scanned {
 pub(super) struct ScanContext<'a> {
     /// The plan.
     pub(super) plan: &'a Plan,
-    /// The opened logs.
-    pub(super) logs: &'a [Log],
     /// Meaning of the plan's kinds.
     pub(super) kinds: &'a [EventKind],
     /// Users whose rows do not count, by digest.
@@ -125,6 +122,8 @@ pub(super) struct ScanContext<'a> {
     pub(super) files: Option<&'a Files>,
     /// Splits of this process.
     pub(super) splits: &'a [Split],
+    /// Their row groups, from [`row_groups`].
+    pub(super) row_groups: &'a RowGroups,
     /// The next split that nobody has taken.
     pub(super) next: &'a AtomicUsize,
     /// Called after every batch with its rows.
@@ -141,8 +140,10 @@ pub(super) fn read_splits(
     emit: &mut dyn FnMut(Scanned) -> bool,
 ) -> Result<()> {
     let mut scanner = Scanner::new(context, reader);
-    while let Some(&split) = context.splits.get(context.next.fetch_add(1, Relaxed)) {
-        if !scanner.split(split, emit)? {
+    loop {
+        let place = context.next.fetch_add(1, Relaxed);
+        let Some(&split) = context.splits.get(place) else { break };
+        if !scanner.split(split, context.row_groups.take(place)?, emit)? {
             return Ok(());
         }
     }
@@ -154,7 +155,6 @@ struct Scanner<'a> {
     context: &'a ScanContext<'a>,
     dealer: Dealer,
     outbox: Outbox,
-    batch_rows: usize,
     /// Of the splits that are done.
     total: ScanCounts,
     by_file: FileCounts,
@@ -180,7 +180,6 @@ impl<'a> Scanner<'a> {
             context,
             dealer: Dealer::new(plan),
             outbox: Outbox { reader, blocks: Vec::new(), bytes: 0 },
-            batch_rows: batch_rows(plan.n_shards),
             total: ScanCounts::new(),
             by_file: FileCounts::new(),
             counts: ScanCounts::new(),
@@ -190,18 +189,12 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn split(&mut self, split: Split, emit: &mut dyn FnMut(Scanned) -> bool) -> Result<bool> {
-        let source = &self.context.plan.sources[split.source];
-        let file = &source.files[split.file];
-        let log = &self.context.logs[split.source];
-        let batches = store::read_row_group_as_stored(
-            &log.location,
-            &log.files[split.file],
-            log.footer(split.file)?,
-            split.row_group,
-            &stored_columns(source, file),
-            self.batch_rows,
-        )?;
+    fn split(
+        &mut self,
+        split: Split,
+        batches: RowGroupReader,
+        emit: &mut dyn FnMut(Scanned) -> bool,
+    ) -> Result<bool> {
         let mut row = split.first_row;
         for batch in batches {
             let batch = batch?;
@@ -299,8 +292,26 @@ fn batch_rows(n_shards: u32) -> usize {
 }
 
 /// Mapped columns that are in the file itself; the others are keys of its folders.
-fn stored_columns<'a>(source: &'a SourcePlan, file: &FilePlan) -> Vec<&'a str> {
-    let mut names = source.columns.names();
-    names.retain(|name| !file.partitions.contains_key(*name));
-    names
+/// What is read of splits; `logs` are the files of the plan's logs.
+pub(super) fn row_groups(
+    runtime: &IoRuntime,
+    plan: &Plan,
+    logs: &[Vec<OpenFile>],
+    splits: &[Split],
+) -> RowGroups {
+    let request = |split: &Split| {
+        let source = &plan.sources[split.source];
+        let file = &source.files[split.file];
+        let mut columns = source.columns.names();
+        columns.retain(|name| !file.partitions.contains_key(*name));
+        let rows = u128::from(file.row_groups[split.row_group].rows);
+        let bytes = u128::from(file.bytes) * rows / u128::from(file.rows().max(1));
+        RowGroupRequest {
+            file: logs[split.source][split.file].clone(),
+            row_group: split.row_group,
+            columns: columns.into_iter().map(str::to_owned).collect(),
+            bytes: bytes as u64,
+        }
+    };
+    RowGroups::new(runtime, splits.iter().map(request).collect(), batch_rows(plan.n_shards))
 }

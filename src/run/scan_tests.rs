@@ -11,14 +11,14 @@ use proptest::prelude::*;
 
 use super::scan::*;
 use super::side::Deleted;
-use super::{Log, PlanFlags, plan};
+use super::{PlanFlags, open_log, plan};
 use crate::job::load;
 use crate::job::plan::Plan;
 use crate::kernels::decay::ValueTransform;
 use crate::kernels::event_rows::{Column, Packed, PackedUsers};
 use crate::kernels::histories::EventKind;
 use crate::schema::{EventBatch, IdColumn};
-use crate::store::IoRuntime;
+use crate::store::{IoRuntime, OpenFile};
 use crate::types::{IdRef, shard_of};
 
 fn split(row_group: usize, bytes: u64) -> Split {
@@ -57,7 +57,7 @@ fn the_largest_goes_first_and_ties_keep_their_order() {
 }
 
 /// Two files of 10 and 7 rows in row groups of 4; the user of row n is n.
-fn log(folder: &Path) -> (IoRuntime, Plan, Vec<Log>) {
+fn log(folder: &Path) -> (IoRuntime, Plan, Vec<Vec<OpenFile>>) {
     let spec = "name = \"scan\"\nshards = 2\n[[events]]\nurl = \"log/\"\n\
                 columns = { user = \"user\", item = \"item\", value = \"value\" }\n\
                 [output]\nurl = \"out/\"";
@@ -80,10 +80,8 @@ fn log(folder: &Path) -> (IoRuntime, Plan, Vec<Log>) {
     let spec = load(spec, "job.toml", &BTreeMap::new(), &[]).unwrap();
     let runtime = IoRuntime::new().unwrap();
     let plan = plan(&runtime, &spec, folder, &PlanFlags::default()).unwrap();
-    let open = |source: &crate::job::plan::SourcePlan| {
-        Log::open(&runtime, &source.url, folder, &source.files).unwrap()
-    };
-    let logs = plan.sources.iter().map(open).collect();
+    let logs = plan.sources.iter().map(|source| open_log(&runtime, folder, source).unwrap());
+    let logs = logs.collect();
     (runtime, plan, logs)
 }
 
@@ -99,17 +97,23 @@ fn row_groups_know_their_place_in_the_file() {
 
 /// What readers side by side give: users with their shards, and the sums of rows, row groups, filtered
 /// rows and readers.
-fn read(plan: &Plan, logs: &[Log], n_readers: usize) -> (Vec<(u32, i64)>, [u64; 4]) {
+fn read(
+    runtime: &IoRuntime,
+    plan: &Plan,
+    logs: &[Vec<OpenFile>],
+    n_readers: usize,
+) -> (Vec<(u32, i64)>, [u64; 4]) {
     let (kinds, denied) = (plan.event_kinds(), HashSet::new());
     let (splits, next) = (splits(plan), AtomicUsize::new(0));
+    let row_groups = row_groups(runtime, plan, logs, &splits);
     let context = ScanContext {
         plan,
-        logs,
         kinds: &kinds,
         denied: &denied,
         deleted: &Deleted::default(),
         files: None,
         splits: &splits,
+        row_groups: &row_groups,
         next: &next,
         advance: &|_| (),
     };
@@ -152,12 +156,12 @@ fn read(plan: &Plan, logs: &[Log], n_readers: usize) -> (Vec<(u32, i64)>, [u64; 
 #[test]
 fn readers_share_the_row_groups_and_each_says_when_it_is_done() {
     let folder = tempfile::tempdir().unwrap();
-    let (_runtime, plan, logs) = log(folder.path());
+    let (runtime, plan, logs) = log(folder.path());
     // The value of user 0 is zero, so its only row is filtered.
     let expected: Vec<(u32, i64)> =
         (1..17).map(|user| (shard_of(IdRef::Int(user), 2), user)).collect();
     for n_readers in [1, 2, 7] {
-        let (users, sums) = read(&plan, &logs, n_readers);
+        let (users, sums) = read(&runtime, &plan, &logs, n_readers);
         assert_eq!(users, expected, "{n_readers} readers");
         assert_eq!(sums, [17, 5, 1, n_readers as u64]);
     }
@@ -166,17 +170,18 @@ fn readers_share_the_row_groups_and_each_says_when_it_is_done() {
 #[test]
 fn a_reader_stops_when_nobody_listens() {
     let folder = tempfile::tempdir().unwrap();
-    let (_runtime, plan, logs) = log(folder.path());
+    let (runtime, plan, logs) = log(folder.path());
     let (kinds, denied, splits) = (plan.event_kinds(), HashSet::new(), splits(&plan));
+    let row_groups = row_groups(&runtime, &plan, &logs, &splits);
     let next = AtomicUsize::new(0);
     let context = ScanContext {
         plan: &plan,
-        logs: &logs,
         kinds: &kinds,
         denied: &denied,
         deleted: &Deleted::default(),
         files: None,
         splits: &splits,
+        row_groups: &row_groups,
         next: &next,
         advance: &|_| (),
     };

@@ -151,7 +151,8 @@ fn scan_and_prepare(worker: &mut Worker<'_>, output: &Output, deleted: &Deleted)
         None => None,
         Some(from) => {
             let (state, told) = worker.stage("state", None, |worker| {
-                state::save(worker, output, from, &shuffled, (&dictionary, &by_file))
+                let of_logs = (&dictionary, &by_file);
+                output.settled(state::save(worker, output, from, &shuffled, of_logs))
             })?;
             worker.report("state", told);
             Some(state)
@@ -458,7 +459,8 @@ fn neighbors(
             worker.report("item neighbors", told);
             if let Some(kept) = kept {
                 worker.stage("keep pair counts", None, |worker| {
-                    pair_counts::keep(worker, tables.output, kept, &prepared.dictionary, state)
+                    let (output, dictionary) = (tables.output, &prepared.dictionary);
+                    output.settled(pair_counts::keep(worker, output, kept, dictionary, state))
                 })?;
             }
             lists

@@ -30,6 +30,11 @@ pub fn has_changes(table: &Table) -> bool {
     !matches!(table.name, "item_factors" | "user_factors" | "rejects")
 }
 
+/// Whether a table has a file for each shard of the users.
+pub fn is_of_shards(table: &Table) -> bool {
+    table.key[0] == "user_id"
+}
+
 /// The segment that stands for every visitor.
 pub const EVERY_SEGMENT: &str = "*";
 

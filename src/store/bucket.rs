@@ -87,6 +87,11 @@ fn malformed(url: &str, reason: String) -> UrlError {
     UrlError::Malformed { url: url.to_owned(), reason }
 }
 
+/// Whether a url names a place on a local disk, which answers at once.
+pub fn is_on_disk(url: &str) -> bool {
+    matches!(BucketUrl::parse(url), Ok(None))
+}
+
 /// A client for the bucket of `url`. No request is made yet.
 pub(super) fn connect(
     url: &BucketUrl,

@@ -77,7 +77,7 @@ impl CheckpointFolder {
     /// Below the output itself.
     pub fn of_output(output: &Output, fingerprint: &str, variant: &str) -> Self {
         let (root, variant) = (format!("{CHECKPOINTS}/{fingerprint}"), variant.to_owned());
-        Self { output: output.clone(), root, variant }
+        Self { output: output.apart(), root, variant }
     }
 
     /// Below a folder of its own, which is made if it is not there.
@@ -110,10 +110,10 @@ impl CheckpointFolder {
         Ok(listed.iter().filter_map(name).collect())
     }
 
-    /// Writes a part, whose content `fill` appends.
+    /// Writes a part, whose content `fill` appends. It is there once [`CheckpointFolder::settled`] says so.
     ///
     /// # Errors
-    /// [`PublishError::Store`].
+    /// [`PublishError::Store`], also of a part that was begun before.
     pub fn put_part(
         &self,
         stage: &str,
@@ -122,8 +122,16 @@ impl CheckpointFolder {
     ) -> Result<CheckpointPart, PublishError> {
         let (bytes, sha256) = with_header(fill);
         let (name, n_bytes) = (name.to_owned(), bytes.len() as u64);
-        self.output.put(&self.path(&format!("{stage}/{name}")), bytes)?;
+        self.output.put_behind(&self.path(&format!("{stage}/{name}")), bytes)?;
         Ok(CheckpointPart { name, bytes: n_bytes, sha256 })
+    }
+
+    /// As [`Output::settled`], of the parts that were begun.
+    ///
+    /// # Errors
+    /// Those of `done`; [`PublishError::Store`].
+    pub fn settled<T, E: From<PublishError>>(&self, done: Result<T, E>) -> Result<T, E> {
+        self.output.settled(done)
     }
 
     /// Reads the content of a part that the seal lists.

@@ -4,16 +4,18 @@
 //! repairs what one that died has left. `current.json` comes last: whoever finds it up to date
 //! need not look at the rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
 use bytes::Bytes;
-use object_store::{Error as StoreError, PutMode};
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path as Key;
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode};
 
 use super::error::PublishError;
 use super::log::{Current, Log, Mirror};
 use super::manifest::{Manifest, PublishedFile};
-use super::output::{Output, Versioned, io_error, to_json};
+use super::output::{OBJECTS_AT_ONCE, Output, Versioned, io_error, to_json};
 
 /// The mirror of the log for readers.
 const MIRROR: &str = "current.json";
@@ -58,7 +60,7 @@ impl Output {
         if log.uses_delta() {
             self.follow_with_delta(run.as_ref())?;
         }
-        let log = self.follow(MIRROR, |log| Ok(mirror_of(log)))?;
+        let log = self.follow(vec![MIRROR.to_owned()], |log, _| Ok(vec![mirror_of(log)]))?;
         Ok(log.current().cloned())
     }
 
@@ -70,22 +72,26 @@ impl Output {
             .filter_map(|object| object.location.as_ref().split('/').nth(1).map(str::to_owned))
             .collect();
         tables.extend(run.iter().flat_map(|run| run.tables().into_keys().map(str::to_owned)));
-        for table in tables {
-            self.follow(&format!("manifests/{table}/manifest"), |log| {
-                let Some(current) = log.current() else { return Ok(Some(Bytes::new())) };
-                let newer;
-                let run = match run.filter(|run| run.run_id == current.run_id) {
-                    Some(run) => run,
-                    None => {
-                        newer = self.read_manifest(current)?;
-                        &newer
-                    }
-                };
-                // Empty rather than gone: replacing can be made conditional, deleting cannot.
-                let files = run.tables().remove(table.as_str()).unwrap_or_default();
-                Ok(Some(self.url_lines(&files)))
-            })?;
-        }
+        let place = |table: String| (format!("manifests/{table}/manifest"), table);
+        let lists: BTreeMap<String, String> = tables.into_iter().map(place).collect();
+        self.follow(lists.keys().cloned().collect(), |log, paths| {
+            let Some(current) = log.current() else {
+                return Ok(vec![Some(Bytes::new()); paths.len()]);
+            };
+            let newer;
+            let run = match run.filter(|run| run.run_id == current.run_id) {
+                Some(run) => run,
+                None => {
+                    newer = self.read_manifest(current)?;
+                    &newer
+                }
+            };
+            let files = run.tables();
+            // Empty rather than gone: replacing can be made conditional, deleting cannot.
+            let of_table = |table: &str| files.get(table).map_or(&[][..], Vec::as_slice);
+            let lines = paths.iter().map(|path| Some(self.url_lines(of_table(&lists[path]))));
+            Ok(lines.collect())
+        })?;
         Ok(())
     }
 
@@ -95,48 +101,63 @@ impl Output {
         lines.collect::<String>().into()
     }
 
-    /// Makes the object at `path` what `wanted` says of the log: absent for `None`.
+    /// Makes the objects at `paths` what `wanted` says of the log: absent for `None`.
     fn follow(
         &self,
-        path: &str,
-        wanted: impl Fn(&Log) -> Result<Option<Bytes>, PublishError>,
+        mut paths: Vec<String>,
+        wanted: impl Fn(&Log, &[String]) -> Result<Vec<Option<Bytes>>, PublishError>,
     ) -> Result<Log, PublishError> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            let found = self.get_versioned(path)?;
+            let found = paths.iter().map(|path| self.get_with_version(path));
+            let found = stream::iter(found).buffered(OBJECTS_AT_ONCE).try_collect::<Vec<_>>();
+            let found: Vec<Option<Versioned>> = self.runtime.wait(found)?;
             let log = self.read_log()?;
-            let wanted = wanted(&log)?;
-            if found.as_ref().map(|(bytes, _)| bytes) == wanted.as_ref() {
+            let wanted = wanted(&log, &paths)?;
+            let is_behind = |(found, wanted): &(Option<Versioned>, Option<Bytes>)| {
+                found.as_ref().map(|(bytes, _)| bytes) != wanted.as_ref()
+            };
+            let mut behind: Vec<_> = paths.into_iter().zip(found.into_iter().zip(wanted)).collect();
+            behind.retain(|(_, pair)| is_behind(pair));
+            if behind.is_empty() {
                 return Ok(log);
             }
             // Whatever comes of it, the next round looks: a lost reply is a write all the same.
-            last = self.replace(path, found, wanted).err().or(last);
+            let replaced = behind.iter().map(|(path, (found, wanted))| async move {
+                let replaced = self.replace(path, found.as_ref(), wanted.as_ref()).await;
+                replaced.err().map(|error| (path.clone(), error))
+            });
+            let replaced = stream::iter(replaced).buffered(OBJECTS_AT_ONCE).collect::<Vec<_>>();
+            let failed = self.runtime.wait(replaced).into_iter().flatten().next();
+            paths = behind.into_iter().map(|(path, _)| path).collect();
+            last = failed.or(last);
         }
         Err(match last {
-            Some(source) => self.store_error(path, source),
-            None => PublishError::Contended { path: self.url_of(path) },
+            Some((path, source)) => self.store_error(&path, source),
+            None => PublishError::Contended { path: self.url_of(&paths[0]) },
         })
     }
 
-    fn replace(
+    async fn replace(
         &self,
         path: &str,
-        found: Option<Versioned>,
-        wanted: Option<Bytes>,
+        found: Option<&Versioned>,
+        wanted: Option<&Bytes>,
     ) -> Result<(), StoreError> {
+        let path = Key::parse(path)?;
         let Some(bytes) = wanted else {
             // Deleting cannot be made conditional; the next round puts back what is then wanted.
-            let _ = self.delete(path);
+            let _ = self.store.delete(&path).await;
             return Ok(());
         };
         let mode = match (self.folder.is_some(), found) {
             (true, _) => PutMode::Overwrite,
-            (false, Some((_, version))) => PutMode::Update(version),
+            (false, Some((_, version))) => PutMode::Update(version.clone()),
             (false, None) => PutMode::Create,
         };
-        match self.put_if(path, &bytes, mode) {
+        match self.store.put_opts(&path, bytes.clone().into(), mode.into()).await {
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(()),
-            result => result,
+            result => result.map(drop),
         }
     }
 

@@ -4,8 +4,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use glob::{MatchOptions, Pattern};
 use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -23,6 +25,8 @@ pub struct Location {
     pub(super) runtime: IoRuntime,
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) what: What,
+    /// Whether it lies on a local disk, which answers at once.
+    pub(super) is_on_disk: bool,
     url: String,
     /// The url up to where keys start: empty or ending in `/`.
     folder_url: String,
@@ -82,7 +86,7 @@ impl Location {
             let key = bucket.folder_key(path)?;
             let is_folder = path.is_empty() || path.ends_with('/');
             if is_folder || !exists(runtime, &store, url, &key)? {
-                return Ok(Self::within(runtime, prefixed(store, key), url));
+                return Ok(Self::within(runtime, prefixed(store, key), false, url));
             }
             let name_at = path.rfind('/').map_or(0, |slash| slash + 1);
             let what = What::File(path[name_at..].to_owned());
@@ -90,14 +94,28 @@ impl Location {
         };
         let store = prefixed(store, bucket.folder_key(folder)?);
         let (runtime, url) = (runtime.clone(), url.to_owned());
-        Ok(Self { runtime, store, what, url, folder_url: folder_url.to_owned() })
+        let folder_url = folder_url.to_owned();
+        Ok(Self { runtime, store, what, is_on_disk: false, url, folder_url })
     }
 
     /// A folder of a store that is open already.
-    pub(super) fn within(runtime: &IoRuntime, store: Arc<dyn ObjectStore>, url: &str) -> Self {
+    pub(super) fn within(
+        runtime: &IoRuntime,
+        store: Arc<dyn ObjectStore>,
+        is_on_disk: bool,
+        url: &str,
+    ) -> Self {
         let (runtime, url) = (runtime.clone(), url.to_owned());
         let folder_url = with_slash(&url);
-        Self { runtime, store, what: What::Folder, url, folder_url }
+        Self { runtime, store, what: What::Folder, is_on_disk, url, folder_url }
+    }
+
+    /// The same place with one file only, in memory and of a version of its own.
+    pub(super) fn holding(&self, key: &str, bytes: Bytes) -> Option<Self> {
+        let store = InMemory::new();
+        let put = async { store.put(&Key::parse(key)?, bytes.into()).await };
+        self.runtime.wait(put).ok()?;
+        Some(Self { store: Arc::new(store), ..self.clone() })
     }
 
     /// The url as the user wrote it.
@@ -111,7 +129,7 @@ impl Location {
     }
 
     fn folder(runtime: &IoRuntime, url: &str, full: &Path) -> Result<Self, ListError> {
-        Ok(Self::within(runtime, local_store(runtime, url, full)?, url))
+        Ok(Self::within(runtime, local_store(runtime, url, full)?, true, url))
     }
 
     fn file(runtime: &IoRuntime, url: &str, full: &Path) -> Result<Self, ListError> {
@@ -121,7 +139,8 @@ impl Location {
         let store = local_store(runtime, url, folder)?;
         let folder_url = url[..url.rfind('/').map_or(0, |slash| slash + 1)].to_owned();
         let (runtime, url) = (runtime.clone(), url.to_owned());
-        Ok(Self { runtime, store, what: What::File(key), url, folder_url })
+        let what = What::File(key);
+        Ok(Self { runtime, store, what, is_on_disk: true, url, folder_url })
     }
 
     fn glob(runtime: &IoRuntime, url: &str, path: &str, base: &Path) -> Result<Self, ListError> {
@@ -134,6 +153,7 @@ impl Location {
             runtime: runtime.clone(),
             store: local_store(runtime, url, &folder)?,
             what: glob_of(url, &path[fixed.len()..])?,
+            is_on_disk: true,
             url: url.to_owned(),
             folder_url: fixed_folder(url).to_owned(),
         })

@@ -5,14 +5,18 @@
 //!
 //! - stores: local disks, S3, Google Cloud Storage and Azure, by the url; [`StoreOptions`],
 //!   [`StoreCounts`]
-//! - in: [`Location`] (a url), [`list_inputs`], [`footers`], [`read_row_group`], [`read_all`]
+//! - in: [`Location`] (a url), [`list_inputs`], [`footers`], [`read_row_group`], [`read_all`]; ahead of
+//!   their use where a store takes its time: [`RowGroups`], [`FilesAhead`]
 //! - vectors: [`VectorWriter`] and [`VectorFile`] stream, a part or a block at a time
-//! - out: [`TableFile`] (the same rows give the same bytes), [`Output`], [`RunPath`], [`put_file`]
+//! - out: [`TableFile`] (the same rows give the same bytes), [`Output`], [`RunPath`], [`put_file`],
+//!   which [`Output::settled`] waits for
 //! - commit: [`Manifest`], [`Output::publish`], [`Log`], [`Current`]; [`Output::follow_log`]
 //! - restart: [`CheckpointFolder`], [`Seal`]
 //! - incremental runs: [`StateManifest`], [`Output::find_state`]
 //! - care: [`Output::withdraw`], [`Output::verify`], [`Output::collect`]
 
+mod ahead;
+mod behind;
 mod bucket;
 mod checkpoint;
 mod collect;
@@ -28,6 +32,7 @@ mod meter;
 mod object;
 mod output;
 mod publish;
+mod read_ahead;
 mod reader;
 mod renewed;
 mod runtime;
@@ -38,6 +43,8 @@ mod vector_writer;
 mod verify;
 mod withdraw;
 
+pub use behind::BYTES_BEHIND_MAX;
+pub use bucket::is_on_disk;
 pub use checkpoint::{CHECKPOINT_FORMAT, CheckpointFolder, CheckpointPart, Seal};
 pub use collect::{Collection, CollectionRules, Purge, Removed};
 pub use error::{ListError, PublishError, ReadError, UrlError};
@@ -50,12 +57,11 @@ pub use manifest::{
 pub use meter::StoreCounts;
 pub use output::{Output, put_file};
 pub use publish::Published;
-pub use reader::{
-    Footer, RowGroupReader, footer, footers, read_all, read_row_group, read_row_group_as_stored,
-};
+pub use read_ahead::{FilesAhead, OpenFile, RowGroupRequest, RowGroups};
+pub use reader::{Footer, RowGroupReader, footer, footers, read_all, read_row_group};
 pub use runtime::{IoRuntime, StoreOptions};
 pub use state::{
-    STATE_FORMAT, StateFile, StateInput, StateKind, StateManifest, StatePart, StateRef,
+    STATE_FORMAT, StateFile, StateInput, StateKind, StateManifest, StatePart, StateParts, StateRef,
 };
 pub use table_writer::{BATCH_ROWS, EncodedFile, TableFile};
 pub use vector_reader::{VectorBlock, VectorFile};

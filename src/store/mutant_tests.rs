@@ -20,6 +20,7 @@ use parquet::file::properties::{WriterProperties, WriterVersion};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::reader::fetch_as_stored;
 use super::*;
 
 fn seeds() -> Range<u64> {
@@ -101,7 +102,8 @@ fn read(location: &Location, file: &InputFile) -> Result<usize, ReadError> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut rows = 0;
     for row_group in 0..footer.n_row_groups() {
-        for batch in read_row_group_as_stored(location, file, &footer, row_group, &names, 100)? {
+        let fetch = fetch_as_stored(location, file, &footer, row_group, &names, 100);
+        for batch in location.runtime.wait(fetch)? {
             rows += batch?.num_rows();
         }
     }

@@ -14,6 +14,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, UpdateVersi
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::behind::WriteBehind;
 use super::bucket::BucketUrl;
 use super::error::{PublishError, UrlError};
 use super::list::{InputFile, list_all};
@@ -27,7 +28,7 @@ use super::runtime::IoRuntime;
 use super::table_writer::{EncodedFile, sha256_hex};
 
 /// Small objects asked for at a time.
-const OBJECTS_AT_ONCE: usize = 16;
+pub(super) const OBJECTS_AT_ONCE: usize = 32;
 
 /// Objects of a store that are larger are sent in parts of this size, so that a failure costs a part.
 const PART_BYTES: usize = 8 << 20;
@@ -43,6 +44,8 @@ pub struct Output {
     /// The folder on the local disk, where a lock can be held; none in an object store, which has
     /// conditional writes instead.
     pub(super) folder: Option<PathBuf>,
+    /// Files on their way.
+    pub(super) behind: Arc<WriteBehind>,
     url: String,
 }
 
@@ -73,8 +76,8 @@ impl Output {
         if let Some(bucket) = BucketUrl::parse(url)? {
             let folder = bucket.folder_key(&bucket.path)?;
             let store = prefixed(runtime.bucket(&bucket)?, folder);
-            let (runtime, url) = (runtime.clone(), url.to_owned());
-            return Ok(Self { runtime, store, folder: None, url });
+            let (runtime, behind, url) = (runtime.clone(), Arc::default(), url.to_owned());
+            return Ok(Self { runtime, store, folder: None, behind, url });
         }
         let folder = base.join(local_path(url)?);
         let found = std::fs::metadata(&folder).map_err(|source| io_error(url, source))?;
@@ -86,8 +89,13 @@ impl Output {
             .map_err(|source| PublishError::Store { path: url.to_owned(), source })?
             .with_fsync(true);
         let store = runtime.metered(Arc::new(store));
-        let (runtime, url) = (runtime.clone(), url.to_owned());
-        Ok(Self { runtime, store, folder: Some(folder), url })
+        let (runtime, behind, url) = (runtime.clone(), Arc::default(), url.to_owned());
+        Ok(Self { runtime, store, folder: Some(folder), behind, url })
+    }
+
+    /// The same place, whose writes are waited for by themselves.
+    pub(super) fn apart(&self) -> Self {
+        Self { behind: Arc::default(), ..self.clone() }
     }
 
     /// The url as the user wrote it.
@@ -113,7 +121,7 @@ impl Output {
 
     /// The output as a place to read from: what [`Output::table_files`] lists is read there.
     pub fn location(&self) -> Location {
-        Location::within(&self.runtime, self.store.clone(), &self.url)
+        Location::within(&self.runtime, self.store.clone(), self.folder.is_some(), &self.url)
     }
 
     /// Writes one file of a run that is neither table nor manifest, such as `_report.json`.
@@ -121,15 +129,19 @@ impl Output {
     /// # Errors
     /// [`PublishError::Store`].
     pub fn put(&self, path: &str, bytes: Bytes) -> Result<(), PublishError> {
+        self.runtime.wait(self.put_all(path, bytes))
+    }
+
+    pub(super) async fn put_all(&self, path: &str, bytes: Bytes) -> Result<(), PublishError> {
         let in_parts = self.folder.is_none() && bytes.len() > 2 * PART_BYTES;
-        let written = self.runtime.wait(async {
+        let put = async {
             let path = key(path)?;
             match in_parts {
                 true => self.put_in_parts(&path, bytes).await,
                 false => self.store.put(&path, bytes.into()).await.map(drop),
             }
-        });
-        written.map_err(|source| self.store_error(path, source))
+        };
+        put.await.map_err(|source| self.store_error(path, source))
     }
 
     /// Writes a small file, and gives up after `patience`.
@@ -197,17 +209,24 @@ impl Output {
     /// # Errors
     /// [`PublishError::Store`].
     pub fn get(&self, path: &str) -> Result<Option<Bytes>, PublishError> {
-        Ok(self.get_versioned(path)?.map(|(bytes, _)| bytes))
+        self.runtime.wait(self.get_all(path))
+    }
+
+    pub(super) async fn get_all(&self, path: &str) -> Result<Option<Bytes>, PublishError> {
+        Ok(self.get_with_version(path).await?.map(|(bytes, _)| bytes))
     }
 
     /// The same with the version, to replace exactly that one.
-    pub(super) fn get_versioned(&self, path: &str) -> Result<Option<Versioned>, PublishError> {
-        let fetched = self.runtime.wait(async {
+    pub(super) async fn get_with_version(
+        &self,
+        path: &str,
+    ) -> Result<Option<Versioned>, PublishError> {
+        let get = async {
             let found = self.store.get(&key(path)?).await?;
             let (e_tag, version) = (found.meta.e_tag.clone(), found.meta.version.clone());
             Ok((found.bytes().await?, UpdateVersion { e_tag, version }))
-        });
-        match fetched {
+        };
+        match get.await {
             Ok(found) => Ok(Some(found)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(self.store_error(path, source)),
@@ -448,12 +467,13 @@ impl Output {
     }
 }
 
-/// Writes a finished table file to `path`, which no other run uses ([`RunPath::table_part`]).
+/// Writes a finished table file to `path`, which no other run uses ([`RunPath::table_part`]). It is there
+/// once [`Output::settle`] says so.
 ///
 /// [`RunPath::table_part`]: super::RunPath::table_part
 ///
 /// # Errors
-/// [`PublishError::Store`].
+/// [`PublishError::Store`], also of a file that was begun before.
 pub fn put_file(
     output: &Output,
     path: &str,
@@ -461,7 +481,7 @@ pub fn put_file(
 ) -> Result<PublishedFile, PublishError> {
     let EncodedFile { table, bytes, rows, sha256 } = file;
     let n_bytes = bytes.len() as u64;
-    output.put(path, bytes)?;
+    output.put_behind(path, bytes)?;
     Ok(PublishedFile { path: path.to_owned(), table, bytes: n_bytes, rows, sha256 })
 }
 

@@ -4,6 +4,7 @@
 //! up here: what looks like a failed write may be the one that readers already see.
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{Error as StoreError, PutMode, UpdateVersion};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,7 +13,7 @@ use super::collect::run_of;
 use super::error::PublishError;
 use super::log::{Current, Log, LogEntry, entry_path};
 use super::manifest::{Manifest, RunPath};
-use super::output::{Output, to_json};
+use super::output::{OBJECTS_AT_ONCE, Output, to_json};
 use super::table_writer::sha256_hex;
 
 /// Times that a write without a known outcome is tried before giving up.
@@ -67,7 +68,7 @@ impl Output {
         Ok(())
     }
 
-    /// Publishes a run whose files are all written: checks them, writes the manifest at `path`,
+    /// Publishes a run whose files are all begun: waits for them, checks them, writes the manifest at `path`,
     /// appends a generation to the log and brings up to it what follows the log.
     ///
     /// Readers see the run from the moment the generation exists, or never. `published_at` is now,
@@ -84,6 +85,7 @@ impl Output {
         published_at: &str,
         force: bool,
     ) -> Result<Published, PublishError> {
+        self.settle()?;
         // Told before their files are missed; and once more behind the last word of the log.
         if manifest.files_of_others().next().is_some()
             && let Some(run_id) = given_up(manifest, &self.read_log()?)
@@ -91,9 +93,11 @@ impl Output {
             return Err(PublishError::UnchangedGone { run_id });
         }
         self.check_files(&manifest.files)?;
-        for (table, files) in manifest.tables() {
-            self.put(&path.table_manifest(table), self.url_lines(&files))?;
-        }
+        let lists = manifest.tables().into_iter().map(|(table, files)| async move {
+            self.put_all(&path.table_manifest(table), self.url_lines(&files)).await
+        });
+        let lists = stream::iter(lists).buffered(OBJECTS_AT_ONCE).try_collect::<Vec<()>>();
+        self.runtime.wait(lists)?;
         let (path, mut bytes) = (path.manifest(), to_json(manifest));
         if let Created::Theirs = self.create_object(&path, &bytes)? {
             bytes = self.manifest_of_earlier_life(&path, manifest)?;

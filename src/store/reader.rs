@@ -140,18 +140,13 @@ pub fn read_row_group(
     row_group: usize,
     columns: &[&str],
 ) -> Result<RowGroupReader, ReadError> {
-    fetch(location, file, footer, &footer.0, row_group, columns, BATCH_ROWS)
+    let fetch = fetch(location, file, footer, &footer.0, row_group, columns, BATCH_ROWS);
+    location.runtime.wait(fetch)
 }
 
 /// As [`read_row_group`], but texts come as dictionaries where the row group holds a column so and in
 /// no other way: what is made of an id is made once of each that differs. Batches hold `batch_rows`.
-///
-/// # Errors
-/// As [`read_row_group`].
-///
-/// # Panics
-/// If `row_group` is out of range.
-pub fn read_row_group_as_stored(
+pub(super) async fn fetch_as_stored(
     location: &Location,
     file: &InputFile,
     footer: &Footer,
@@ -161,7 +156,7 @@ pub fn read_row_group_as_stored(
 ) -> Result<RowGroupReader, ReadError> {
     let as_stored = with_dictionaries(footer, row_group, columns);
     let metadata = as_stored.as_ref().unwrap_or(&footer.0);
-    fetch(location, file, footer, metadata, row_group, columns, batch_rows)
+    fetch(location, file, footer, metadata, row_group, columns, batch_rows).await
 }
 
 /// The footer with a dictionary in the place of each column of text that is one in a row group;
@@ -205,7 +200,7 @@ fn with_dictionaries(
     ArrowReaderMetadata::try_new(Arc::clone(footer.metadata()), options).ok()
 }
 
-fn fetch(
+async fn fetch(
     location: &Location,
     file: &InputFile,
     footer: &Footer,
@@ -228,8 +223,7 @@ fn fetch(
                 .build()?;
         stream.next_row_group().await
     };
-    let fetched = location.runtime.wait(AssertUnwindSafe(fetch).catch_unwind());
-    let reader = match fetched {
+    let reader = match AssertUnwindSafe(fetch).catch_unwind().await {
         Ok(reader) => reader.map_err(|error| place.error(error))?,
         Err(panic) => return Err(place.corrupt(panic_message(&*panic))),
     };

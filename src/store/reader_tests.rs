@@ -5,12 +5,17 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, StringArray};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
+use futures::FutureExt;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::faults::{FaultStore, World};
+use super::reader::fetch_as_stored;
 use super::*;
 
 /// `n` rows of a number, a string and a float.
@@ -227,8 +232,8 @@ fn texts_come_as_they_are_stored() {
     let columns = ["n", "name", "text"];
     for row_group in 0..2 {
         let plainly = read_row_group(location, file, &footer, row_group, &columns).unwrap();
-        let stored =
-            read_row_group_as_stored(location, file, &footer, row_group, &columns, BATCH_ROWS);
+        let stored = fetch_as_stored(location, file, &footer, row_group, &columns, BATCH_ROWS);
+        let stored = location.runtime.wait(stored);
         for (plain, stored) in plainly.zip(stored.unwrap()) {
             let (plain, stored) = (plain.unwrap(), stored.unwrap());
             assert!(stored.column(1).as_any_dictionary_opt().is_some(), "few names");
@@ -239,4 +244,76 @@ fn texts_come_as_they_are_stored() {
             }
         }
     }
+}
+
+/// Files of 10, 20 and 30 rows in a bucket, and the store that counts requests.
+fn in_a_bucket() -> (World, FaultStore, Location, Vec<InputFile>) {
+    let (world, runtime) = (World::new(), IoRuntime::new().unwrap());
+    for n in [10, 20, 30] {
+        let key = Key::from(format!("log/{n}.parquet"));
+        let put = world.objects.put_opts(&key, parquet(n, 7).into(), Default::default());
+        runtime.wait(put).unwrap();
+    }
+    let store = FaultStore::new(&world, |_| None);
+    runtime.insert_bucket("s3://shop", Arc::new(store.clone()));
+    let location = Location::open(&runtime, "s3://shop/log/", Path::new("")).unwrap();
+    let files = list_inputs(&location).unwrap().files;
+    (world, store, location, files)
+}
+
+#[test]
+fn a_file_that_was_fetched_ahead_is_asked_for_once() {
+    let (world, store, location, files) = in_a_bucket();
+    let plainly: Vec<_> =
+        files.iter().map(|file| read_all(&location, file, None).unwrap()).collect();
+    let before = store.calls();
+    let ahead = FilesAhead::new(&location, &files);
+    for (file, plainly) in files.iter().zip(plainly).rev() {
+        let (location, held) = ahead.open(file);
+        assert_eq!(read_all(&location, &held, None).unwrap(), plainly);
+        assert_eq!(location.url_of(&held.key), file.url);
+    }
+    assert_eq!(store.calls() - before, 3);
+    // Once it is taken, it is read where it is.
+    let (location, file) = ahead.open(&files[0]);
+    read_all(&location, &file, None).unwrap();
+    assert!(store.calls() - before > 3);
+
+    let gone = Key::from("log/20.parquet");
+    world.objects.delete(&gone).now_or_never().unwrap().unwrap();
+    let ahead = FilesAhead::new(&location, &files);
+    for file in &files {
+        let (location, file) = ahead.open(file);
+        let read = read_all(&location, &file, None);
+        match file.key.as_str() {
+            "20.parquet" => assert!(matches!(read, Err(ReadError::Replaced { .. })), "{read:?}"),
+            _ => drop(read.unwrap()),
+        }
+    }
+}
+
+#[test]
+fn row_groups_that_were_fetched_ahead_are_those_of_the_files() {
+    let (_world, store, location, files) = in_a_bucket();
+    let open: Vec<OpenFile> =
+        files.iter().map(|file| OpenFile::new(&location, file.clone())).collect();
+    let (mut requests, mut plainly) = (Vec::new(), Vec::new());
+    for (file, open) in files.iter().zip(&open) {
+        let footer = footer(&location, file).unwrap();
+        for row_group in 0..footer.n_row_groups() {
+            let columns = ["n", "x"];
+            let rows = read_row_group(&location, file, &footer, row_group, &columns).unwrap();
+            plainly.push(rows.collect::<Result<Vec<_>, _>>().unwrap());
+            let (file, columns) = (open.clone(), columns.map(str::to_owned).to_vec());
+            requests.push(RowGroupRequest { file, row_group, columns, bytes: 100 });
+        }
+    }
+    let before = store.calls();
+    let row_groups = RowGroups::new(&location.runtime, requests, BATCH_ROWS);
+    for (place, plainly) in plainly.iter().enumerate() {
+        let rows = row_groups.take(place).unwrap().collect::<Result<Vec<_>, _>>();
+        assert_eq!(rows.unwrap(), *plainly, "row group {place}");
+    }
+    let n_footers = files.len();
+    assert_eq!(store.calls() - before, (n_footers + plainly.len()) as u64, "one footer per file");
 }

@@ -29,7 +29,7 @@ pub struct StoreOptions {
     /// A failed request is tried again until this long after its first attempt. Below 5 minutes,
     /// since retries carry the first signature.
     pub retry_timeout: Duration,
-    /// Bytes of input asked for and not yet received, over all threads.
+    /// Bytes of input asked for and not yet received, and of answers to each reader that wait to be used.
     pub read_bytes_in_flight_max: u64,
 }
 
@@ -107,6 +107,11 @@ impl IoRuntime {
         work: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
         self.0.runtime.spawn(work)
+    }
+
+    /// See [`StoreOptions::read_bytes_in_flight_max`].
+    pub(super) fn read_bytes_in_flight_max(&self) -> u64 {
+        self.0.options.read_bytes_in_flight_max
     }
 
     /// Waits until `bytes` more may be asked for; they count until the permit is dropped.

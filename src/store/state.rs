@@ -4,13 +4,15 @@
 //! settled by the same commit as its tables. Files are immutable and never shared by name: each lies
 //! below the run that wrote it, `state/<run id>/`, and stays as long as a kept run lists it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::ahead::Ahead;
 use super::error::PublishError;
 use super::log::{Log, LogEntry, Standing};
 use super::manifest::{PublishedFile, RunPath, is_plain};
@@ -149,6 +151,17 @@ impl StatePart {
     /// Whether it holds rows of a shard.
     pub fn is_rows_of(&self, wanted: u32) -> bool {
         matches!(self.kind, StateKind::Rows { shard, .. } if shard == wanted)
+    }
+
+    /// The shard that it is of.
+    pub fn shard(&self) -> Option<u32> {
+        use StateKind::{Items, PairCounts, PairItems, PairUsers, Rows, Users};
+        match self.kind {
+            Items | PairItems { .. } => None,
+            Users { shard } | Rows { shard, .. } | PairUsers { shard } | PairCounts { shard } => {
+                Some(shard)
+            }
+        }
     }
 
     /// Rows of the logs that it holds.
@@ -325,10 +338,10 @@ impl Output {
         Ok(needed)
     }
 
-    /// Writes a part.
+    /// Writes a part. It is there once [`Output::settle`] says so.
     ///
     /// # Errors
-    /// [`PublishError::Encode`], [`PublishError::Store`].
+    /// [`PublishError::Encode`]; [`PublishError::Store`], also of a file that was begun before.
     pub fn put_state_part(
         &self,
         kind: StateKind,
@@ -341,19 +354,54 @@ impl Output {
         Ok(StatePart { kind, file, xxh3 })
     }
 
+    /// Some parts, which will be read shard by shard, those that are of none before.
+    pub fn read_state_parts<'p>(
+        &self,
+        parts: impl IntoIterator<Item = &'p StatePart>,
+    ) -> StateParts {
+        let mut parts: Vec<&StatePart> = parts.into_iter().collect();
+        parts.sort_by_key(|part| part.shard());
+        let files: Vec<&PublishedFile> = parts.into_iter().map(|part| &part.file).collect();
+        let places = files.iter().map(|file| file.path.clone()).zip(0..).collect();
+        let bytes = files.iter().map(|file| file.bytes).collect();
+        let paths: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+        let output = self.clone();
+        let get = move |place: usize| {
+            let (output, path) = (output.clone(), paths[place].clone());
+            async move { output.get_all(&path).await }.boxed()
+        };
+        let files = Ahead::new(&self.runtime, self.folder.is_some(), bytes, get);
+        StateParts { output: self.clone(), places, files }
+    }
+}
+
+/// Parts of a state that are about to be read, each once.
+#[derive(Debug)]
+pub struct StateParts {
+    output: Output,
+    places: BTreeMap<String, usize>,
+    files: Ahead<Result<Option<Bytes>, PublishError>>,
+}
+
+impl StateParts {
     /// The rows of a part, in batches of `n` at most, decoded as they are asked for. Holds the whole file.
     ///
     /// # Errors
     /// [`PublishError::Changed`] where it is not there or not what was written, [`PublishError::Store`].
-    pub fn read_state_part<'p>(
+    ///
+    /// # Panics
+    /// If the part is none of these, or was read before.
+    pub fn batches<'p>(
         &self,
         part: &'p StatePart,
         n: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, PublishError>> + use<'p>, PublishError>
     {
         let path = &part.file.path;
-        let bytes = self.get(path)?.filter(|bytes| xxh3_hex(bytes) == part.xxh3);
-        let bytes = bytes.ok_or_else(|| PublishError::Changed { path: self.url_of(path) })?;
+        let bytes = self.files.take(self.places[path]).expect("a part is read once")?;
+        let bytes = bytes.filter(|bytes| xxh3_hex(bytes) == part.xxh3);
+        let bytes =
+            bytes.ok_or_else(|| PublishError::Changed { path: self.output.url_of(path) })?;
         batches(&part.file.table, bytes, n)
     }
 }

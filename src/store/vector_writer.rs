@@ -147,7 +147,7 @@ impl<'a> Upload<'a> {
         let last = std::mem::take(&mut self.buffer);
         if self.parts.is_none() {
             self.count(&last);
-            self.output.put(&self.path, last.into())?;
+            self.output.put_behind(&self.path, last.into())?;
         } else {
             if !last.is_empty() {
                 self.send_part(last)?;

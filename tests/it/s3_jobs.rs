@@ -85,6 +85,28 @@ fn on_disk(sandbox: &Sandbox) -> BTreeMap<String, String> {
 }
 
 #[test]
+fn a_store_that_takes_its_time_is_asked_for_much_at_once() {
+    let (sandbox, server) = (shop(), S3Server::start_slow("shop", Duration::from_millis(10)));
+    let environment = server.environment();
+    put_log(&server, &sandbox);
+    let spec = SPEC.replace("LOG", "s3://shop/log/").replace("OUT", "s3://shop/out/");
+    sandbox.spec(&spec.replace("shards = 4", "shards = 16").replace("delta = true", ""));
+    let run = |output: &str| {
+        let args = ["run", "job.toml", "--json", "--threads", "1", "--set", output];
+        hashes(&json(&sandbox.tidemill_in(&environment, &[&args[..], &["--since-last"]].concat())))
+    };
+    let first = run("output.url=s3://shop/out/");
+    assert!(server.take_requests_at_once() >= 12, "files are written one after the other");
+    // One file more: the state is read, and so are the tables that changes are told from.
+    server.put("log/more.parquet", std::fs::read(sandbox.path("shop/events.parquet")).unwrap());
+    let second = run("output.url=s3://shop/out/");
+    assert!(server.take_requests_at_once() >= 12, "state is read one file after the other");
+    assert_ne!(first, second);
+    let full = run("output.url=s3://shop/full/");
+    assert!(full.iter().all(|(path, hash)| second.get(path) == Some(hash)));
+}
+
+#[test]
 fn a_job_from_s3_to_s3_publishes_the_bytes_of_a_local_one_and_all_commands_work_there() {
     let (sandbox, server) = (shop(), S3Server::start("shop"));
     let wanted = on_disk(&sandbox);

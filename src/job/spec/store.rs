@@ -32,7 +32,8 @@ pub struct Store {
     /// A failed request is tried again, later and later, until this long after its first attempt.
     #[schemars(range(min = 0, max = 280), extend("x-unit" = "seconds"), example = 60)]
     pub retry_seconds_max: f64,
-    /// Most input that is asked for and not yet received, over all threads of a process.
+    /// Most input that is asked for and not yet received, and most that is asked for ahead of its use, over
+    /// all threads of a process.
     #[schemars(extend("x-default" = "`\"64MiB\"`"), example = &"256MiB")]
     pub read_bytes_in_flight_max: ByteSize,
 }

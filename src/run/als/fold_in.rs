@@ -4,6 +4,8 @@
 //! Nobody else changes: a user whose digest is that of the generation before keeps the factors of then, so
 //! the same runs in the same order give the same bytes.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, anyhow};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
@@ -20,7 +22,7 @@ use crate::run::Worker;
 use crate::run::prepare::Prepared;
 use crate::run::warm_start::{DIGEST, WarmStart, each_vector};
 use crate::schema::tables::{self, EMBEDDING};
-use crate::store::Output;
+use crate::store::{FilesAhead, InputFile, Location, Output};
 use crate::types::{Histories, ItemIdx};
 
 /// Takes the item factors of the generation before and folds in what is new.
@@ -38,9 +40,16 @@ pub(super) fn factors(
     let of = (objective, n_factors);
     let mut factors = Factors::of_item_factors(worker, prepared, of, items, observed);
     let observer = worker.job.observer;
+    let files: BTreeMap<u32, InputFile> = warm.files(output, &tables::USER_FACTORS).collect();
+    let mine = prepared.shards.iter().filter_map(|shard| files.get(&shard.shard));
+    let ahead = FilesAhead::new(&output.location(), mine);
     let solve = |(at, shard): (usize, &Histories)| {
         let mut x = vec![0.0; shard.n_users() * factors.stride];
-        let kept = kept_users(warm, output, (shard, &factors), &mut x)?;
+        let earlier = files.get(&shard.shard).map(|file| ahead.open(file));
+        let kept = match earlier {
+            Some(earlier) => kept_users(earlier, (shard, &factors), &mut x)?,
+            None => vec![false; shard.n_users()],
+        };
         let others: Vec<bool> = kept.iter().map(|kept| !kept).collect();
         factors.fold_in(at, shard, &others, &mut x)?;
         observer.advance(shard.n_users() as u64);
@@ -70,17 +79,14 @@ pub(super) fn factors(
 /// Puts the earlier factors of users whose history is as it was into `x`, `[n_users, stride]`; returns whose
 /// these are.
 fn kept_users(
-    warm: &WarmStart,
-    output: &Output,
+    (location, file): (Location, InputFile),
     (shard, factors): (&Histories, &Factors),
     x: &mut [f32],
 ) -> Result<Vec<bool>> {
     let mut kept = vec![false; shard.n_users()];
     let (n_factors, stride, digests) = (factors.n_factors, factors.stride, factors.digests(shard));
-    let mut files = warm.files(output, &tables::USER_FACTORS);
-    let Some((_, file)) = files.find(|&(part, _)| part == shard.shard) else { return Ok(kept) };
     let columns = ["user_id", EMBEDDING, DIGEST];
-    each_vector(&output.location(), &file, n_factors, &columns, |batch, ids, vectors| {
+    each_vector(&location, &file, n_factors, &columns, |batch, ids, vectors| {
         let no_digest = || anyhow!("its {DIGEST} holds no 64-bit integers");
         let of_batch = batch.column(2).as_primitive_opt::<Int64Type>().ok_or_else(no_digest)?;
         for (at, vector) in vectors.chunks_exact(n_factors).enumerate() {

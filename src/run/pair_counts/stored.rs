@@ -11,7 +11,9 @@ use crate::schema::state::{
     PairGroup, history_batch, history_schema, key_batch, key_schema, pair_count_batch,
     pair_count_schema, read_histories, read_keys, read_pair_counts,
 };
-use crate::store::{BATCH_ROWS, Output, StateKind, StateManifest, StatePart, TableFile};
+use crate::store::{
+    BATCH_ROWS, Output, StateKind, StateManifest, StatePart, StateParts, TableFile,
+};
 use crate::types::Ids;
 
 /// Reads what the counts in a state are of, and leaves the counts there; `None` where it has none.
@@ -24,9 +26,13 @@ pub(super) fn read(
         state.parts.iter().filter(|part| part.is_of_pairs()).cloned().collect();
     let of_items = |part: &StatePart| Some((part.clone(), n_codes_of(part)?));
     let Some((items, n_codes)) = stored.iter().find_map(of_items) else { return Ok(None) };
-    let reader = Reader { output };
-    let codes = reader.items(&items, Ids::new(state.item_id_type), n_codes)?;
     let mine = prepare::owned_shards(worker);
+    let is_wanted = |part: &&StatePart| match part.kind {
+        StateKind::PairUsers { shard } => mine.contains(&shard),
+        kind => matches!(kind, StateKind::PairItems { .. }),
+    };
+    let reader = Reader::new(output, stored.iter().filter(is_wanted));
+    let codes = reader.items(&items, Ids::new(state.item_id_type), n_codes)?;
     let shards = mine.par_iter().with_max_len(1).map(|&shard| {
         let is_wanted = |part: &&StatePart| part.kind == StateKind::PairUsers { shard };
         let part = stored.iter().find(is_wanted);
@@ -58,7 +64,7 @@ pub(super) fn counts(
         _ => false,
     });
     let files: Vec<&StatePart> = files.collect();
-    let reader = Reader { output };
+    let reader = Reader::new(output, files.iter().copied());
     let read = |part: &&StatePart, give: &mut dyn FnMut(StoredGroup<'_>)| reader.groups(part, give);
     PairCounts::read(&files, read, [before, n_codes], &is_mine, differences)?
         .context("the counts of pairs in the state are not what was written")
@@ -78,7 +84,9 @@ pub(in crate::run) fn problem(
     state: &StateManifest,
     advance: &dyn Fn(u64),
 ) -> Result<Option<String>> {
-    let reader = Reader { output };
+    let are_counts = |part: &&StatePart| matches!(part.kind, StateKind::PairCounts { .. });
+    let of_pairs = state.parts.iter().filter(|part| part.is_of_pairs());
+    let reader = Reader::new(output, of_pairs.filter(|part| !are_counts(part)));
     let (mut n_codes, mut differences) = (None, Vec::new());
     for part in state.parts.iter().filter(|part| part.is_of_pairs()) {
         match part.kind {
@@ -102,20 +110,23 @@ pub(in crate::run) fn problem(
     counted.grow(n_codes, |_| true);
     batches(differences.into_iter()).for_each(|batch| counted.add(&batch));
     let found = counts(output, &state.parts, n_codes, |_| true, &Differences::default())?;
-    let of_counts =
-        state.parts.iter().filter(|part| matches!(part.kind, StateKind::PairCounts { .. }));
+    let of_counts = state.parts.iter().filter(are_counts);
     advance(of_counts.map(|part| part.file.bytes).sum());
     Ok((found != counted)
         .then(|| "the counts of pairs are not those of their histories".to_owned()))
 }
 
-struct Reader<'a> {
-    output: &'a Output,
+struct Reader {
+    parts: StateParts,
 }
 
-impl Reader<'_> {
+impl Reader {
+    fn new<'p>(output: &Output, parts: impl IntoIterator<Item = &'p StatePart>) -> Self {
+        Self { parts: output.read_state_parts(parts) }
+    }
+
     fn batches(&self, part: &StatePart) -> Result<Vec<arrow::array::RecordBatch>> {
-        Ok(self.output.read_state_part(part, BATCH_ROWS)?.collect::<Result<_, _>>()?)
+        Ok(self.parts.batches(part, BATCH_ROWS)?.collect::<Result<_, _>>()?)
     }
 
     fn items(&self, part: &StatePart, mut ids: Ids, n_codes: usize) -> Result<Codes> {

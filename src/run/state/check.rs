@@ -9,7 +9,7 @@ use super::load::summed;
 use crate::kernels::event_rows::Packed;
 use crate::run::pair_counts;
 use crate::schema::state::{read_keys, read_rows};
-use crate::store::{BATCH_ROWS, Output, StateKind, StateManifest, StatePart};
+use crate::store::{BATCH_ROWS, Output, StateKind, StateManifest, StatePart, StateParts};
 use crate::types::{Ids, LogRow};
 
 /// What a state holds, and what is wrong with it.
@@ -34,7 +34,9 @@ pub fn check_state(
     state: &StateManifest,
     advance: &dyn Fn(u64),
 ) -> Result<StateCheck> {
-    let mut check = Checker { output, state, advance, found: StateCheck::default() };
+    let of_rows = state.parts.iter().filter(|part| !part.is_of_pairs());
+    let parts = output.read_state_parts(of_rows);
+    let mut check = Checker { parts, state, advance, found: StateCheck::default() };
     let items = check.keys(|part| part.kind == StateKind::Items, state.item_id_type)?;
     check.expect(items.last().is_none_or(|&last| last < state.n_items), || {
         format!("items have keys from {} on", state.n_items)
@@ -48,7 +50,7 @@ pub fn check_state(
 }
 
 struct Checker<'a> {
-    output: &'a Output,
+    parts: StateParts,
     state: &'a StateManifest,
     advance: &'a dyn Fn(u64),
     found: StateCheck,
@@ -69,7 +71,7 @@ impl Checker<'_> {
     ) -> Result<BTreeSet<u32>> {
         let (mut keys, mut ids) = (Vec::new(), Ids::new(id_type));
         for part in self.state.parts.iter().filter(|part| is_wanted(part)) {
-            for batch in self.output.read_state_part(part, BATCH_ROWS)? {
+            for batch in self.parts.batches(part, BATCH_ROWS)? {
                 read_keys(&batch?, &mut keys, &mut ids)
                     .with_context(|| format!("\"{}\" cannot be used", part.file.path))?;
             }
@@ -114,7 +116,7 @@ impl Checker<'_> {
 
     fn rows(&self, part: &StatePart) -> Result<Vec<(LogRow, i64)>> {
         let mut all = Vec::new();
-        for batch in self.output.read_state_part(part, BATCH_ROWS)? {
+        for batch in self.parts.batches(part, BATCH_ROWS)? {
             let batch = batch?;
             let blocks = read_rows(&batch)
                 .with_context(|| format!("\"{}\" cannot be used", part.file.path))?;

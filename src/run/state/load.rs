@@ -13,7 +13,7 @@ use crate::run::counts::ScanCounts;
 use crate::run::side::Deleted;
 use crate::run::{Job, Worker, prepare};
 use crate::schema::state::{read_keys, read_rows};
-use crate::store::{Output, StateKind, StateManifest, StatePart};
+use crate::store::{Output, StateKind, StateManifest, StatePart, StateParts};
 use crate::types::{Ids, LogRow};
 
 /// Rows of a file of keys, and blocks of rows, that are read at a time.
@@ -98,7 +98,10 @@ pub(in crate::run) fn load(
     }
     let loaded = usable.map(|base| {
         let (files, job) = (&files, worker.job);
-        let reader = Reader { output, base, files, deleted, job };
+        let is_mine = |part: &&StatePart| part.shard().is_none_or(|shard| mine.contains(&shard));
+        let of_rows = base.parts.iter().filter(|part| !part.is_of_pairs());
+        let parts = output.read_state_parts(of_rows.filter(is_mine));
+        let reader = Reader { parts, base, files, deleted, job };
         worker.pool.install(|| reader.all(&mine))
     });
     if let Some(Err(error)) = &loaded {
@@ -171,7 +174,7 @@ impl Stored {
 }
 
 struct Reader<'a> {
-    output: &'a Output,
+    parts: StateParts,
     base: &'a StateManifest,
     files: &'a Files,
     deleted: &'a Deleted,
@@ -222,7 +225,7 @@ impl Reader<'_> {
     fn keys<'p>(&self, parts: impl Iterator<Item = &'p StatePart>, ids: Ids) -> Result<Keys> {
         let mut keys = Keys { keys: Vec::new(), ids };
         for part in parts {
-            for batch in self.output.read_state_part(part, BATCH_ROWS)? {
+            for batch in self.parts.batches(part, BATCH_ROWS)? {
                 read_keys(&batch?, &mut keys.keys, &mut keys.ids)
                     .with_context(|| format!("\"{}\" cannot be used", part.file.path))?;
             }
@@ -264,7 +267,7 @@ impl Reader<'_> {
         mut take: impl FnMut(i32, &Packed<'_>) -> Result<()>,
     ) -> Result<()> {
         let unusable = || format!("\"{}\" cannot be used", part.file.path);
-        for batch in self.output.read_state_part(part, BATCH_BLOCKS)? {
+        for batch in self.parts.batches(part, BATCH_BLOCKS)? {
             let batch = batch?;
             for (copies, block) in read_rows(&batch).with_context(unusable)? {
                 take(copies, &Packed::new(block)).with_context(unusable)?;

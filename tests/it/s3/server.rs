@@ -32,6 +32,8 @@ pub(super) struct Shared {
     bucket: String,
     backend: Mutex<Backend>,
     requests: Mutex<BTreeMap<String, u64>>,
+    /// Requests that are being answered, and the most there were.
+    at_once: Mutex<(u64, u64)>,
     /// Writes by the key of the key service that they asked for, empty for none.
     kms_keys: Mutex<BTreeMap<String, u64>>,
 }
@@ -56,21 +58,27 @@ pub(crate) struct S3Server {
 impl S3Server {
     /// Starts a server with one empty bucket on a free port.
     pub(crate) fn start(bucket: &str) -> Self {
+        Self::start_slow(bucket, Duration::ZERO)
+    }
+
+    /// The same, which waits for a while before it answers a request.
+    pub(crate) fn start_slow(bucket: &str, delay: Duration) -> Self {
         let shared = Arc::new(Shared {
             bucket: bucket.to_owned(),
             backend: Mutex::default(),
             requests: Mutex::default(),
+            at_once: Mutex::default(),
             kms_keys: Mutex::default(),
         });
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let service = service(&shared);
+        let clerk = Clerk { service: service(&shared), shared: shared.clone(), delay };
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, service.clone()));
+                tokio::spawn(clerk.clone().serve(stream));
             }
         });
         Self { shared, address, runtime: Some(runtime) }
@@ -97,6 +105,14 @@ impl S3Server {
     /// How many well-signed requests came, by the name of the operation, as `PutObject`.
     pub(crate) fn requests(&self) -> BTreeMap<String, u64> {
         self.shared.requests.lock().unwrap().clone()
+    }
+
+    /// The most requests that were answered at the same time since this was last asked.
+    pub(crate) fn take_requests_at_once(&self) -> u64 {
+        let mut at_once = self.shared.at_once.lock().unwrap();
+        let most = at_once.1;
+        at_once.1 = at_once.0;
+        most
     }
 
     /// How many writes asked for which key of the key service; empty for none.
@@ -149,23 +165,42 @@ fn service(shared: &Arc<Shared>) -> S3Service {
     builder.build()
 }
 
-async fn serve(stream: TcpStream, service: S3Service) {
-    // Small answers would wait for the client's delayed acknowledgement.
-    stream.set_nodelay(true).ok();
-    let answer = service_fn(move |request| answer(service.clone(), request));
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(60));
-    // A client that hangs up is no failure of the server.
-    http.serve_connection(TokioIo::new(stream), answer).await.ok();
+/// Answers the requests of a connection.
+#[derive(Clone)]
+struct Clerk {
+    service: S3Service,
+    shared: Arc<Shared>,
+    delay: Duration,
 }
 
-/// Answers after the whole request was read: a refusal that leaves a body unread would break the
-/// next request on the connection.
-async fn answer(service: S3Service, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
-    let (head, body) = request.into_parts();
-    let mut body = Body::from(body);
-    body.store_all_limited(LARGEST_REQUEST).await.map_err(HttpError::new)?;
-    service.call(Request::from_parts(head, body)).await
+impl Clerk {
+    async fn serve(self, stream: TcpStream) {
+        // Small answers would wait for the client's delayed acknowledgement.
+        stream.set_nodelay(true).ok();
+        let answer = service_fn(move |request| self.clone().answer(request));
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(60));
+        // A client that hangs up is no failure of the server.
+        http.serve_connection(TokioIo::new(stream), answer).await.ok();
+    }
+
+    /// Answers after the whole request was read: a refusal that leaves a body unread would break the
+    /// next request on the connection.
+    async fn answer(self, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
+        let (head, body) = request.into_parts();
+        let mut body = Body::from(body);
+        body.store_all_limited(LARGEST_REQUEST).await.map_err(HttpError::new)?;
+        self.note(|(now, most)| (now + 1, most.max(now + 1)));
+        tokio::time::sleep(self.delay).await;
+        let answer = self.service.call(Request::from_parts(head, body)).await;
+        self.note(|(now, most)| (now - 1, most));
+        answer
+    }
+
+    fn note(&self, change: impl Fn((u64, u64)) -> (u64, u64)) {
+        let mut at_once = self.shared.at_once.lock().unwrap();
+        *at_once = change(*at_once);
+    }
 }
 
 /// Counts requests, and turns away the unsigned ones and those for another bucket.
