@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     match cli::dispatch(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {}", run::one_line(error.as_ref()));
             ExitCode::from(run::exit_code(&error))
         }
     }

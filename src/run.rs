@@ -84,7 +84,7 @@ pub use predict::{
     fitted, predict, sizes,
 };
 pub use profile::Profile;
-pub use refused::{Refused, code, exit_code};
+pub use refused::{Refused, code, exit_code, one_line};
 pub use report::{InputSummary, Report};
 pub use search::{Hit, nearest};
 pub use side::listed_to_delete;

@@ -221,7 +221,7 @@ impl RunArgs {
         }
         let out = self.profile_stages_out.as_ref();
         if let Some(Err(error)) = out.map(|path| profile::write(profile, path)) {
-            tracing::warn!(error = format!("{error:#}"), "the profile is not written");
+            tracing::warn!(error = run::one_line(error.as_ref()), "the profile is not written");
         }
     }
 }

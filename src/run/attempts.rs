@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 
 use super::report::{InputTrouble, Known, Record};
-use super::{BadFile, Outcome, Refused, Report, Request, drive, exit_code, runtime, to_json};
+use super::{
+    BadFile, Outcome, Refused, Report, Request, drive, exit_code, one_line, runtime, to_json,
+};
 use crate::dataflow::{execute, execute_over};
 use crate::store::{IoRuntime, Output, StoreCounts};
 
@@ -96,7 +98,7 @@ pub(super) fn run_on(runtime: IoRuntime, mut request: Request) -> (Result<Outcom
         && request.is_first_process()
         && let Err(error) = write(&runtime, &request, &report)
     {
-        tracing::warn!(error = format!("{error:#}"), "the report is not written");
+        tracing::warn!(error = one_line(error.as_ref()), "the report is not written");
     }
     (result, report)
 }
@@ -104,14 +106,14 @@ pub(super) fn run_on(runtime: IoRuntime, mut request: Request) -> (Result<Outcom
 /// The report of a run whose processes were lost, so that none of them could write it.
 pub fn report_lost(request: &Request, error: &anyhow::Error) -> Report {
     // Errors cannot be copied; what a report says of one is its code and its text.
-    let error = Refused::with_code(exit_code(error), anyhow!("{error:#}"));
+    let error = Refused::with_code(exit_code(error), anyhow!(one_line(error.as_ref())));
     let now = (request.clock)();
     let known = Known { run_id: request.run_id.clone(), ..Known::default() };
     let report = |counts| Report::new(&request.spec, known, &Err(error), (now, now), counts);
     let Ok(runtime) = runtime(&request.spec) else { return report(StoreCounts::default()) };
     let report = report(runtime.counts());
     if let Err(error) = write(&runtime, request, &report) {
-        tracing::warn!(error = format!("{error:#}"), "the report is not written");
+        tracing::warn!(error = one_line(error.as_ref()), "the report is not written");
     }
     report
 }

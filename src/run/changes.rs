@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::side::Deleted;
 use super::warm_start::WarmStart;
-use super::{Job, Worker, checkpoint::chain, prepare};
+use super::{Job, Worker, one_line, prepare};
 use crate::job::Spec;
 use crate::schema::changes::{Differ, KeyRange, ROWS_AT_ONCE, has_columns};
 use crate::schema::{CHANGES_SUFFIX, IdTypes, Kind, Table, tables};
@@ -31,7 +31,7 @@ pub(super) fn earlier(output: &Output, spec: &Spec) -> Option<Current> {
         return None;
     }
     output.read_current().unwrap_or_else(|error| {
-        tracing::warn!(error = chain(&error), "no earlier generation can be read");
+        tracing::warn!(error = one_line(&error), "no earlier generation can be read");
         None
     })
 }
@@ -124,7 +124,7 @@ fn look(job: &Job<'_>, output: &Output, path: &RunPath) -> Result<Option<Told>> 
     }
     let manifest = match output.read_manifest(&run) {
         Ok(manifest) => manifest,
-        Err(error) => return none(format!("generation {generation}: {}", chain(&error))),
+        Err(error) => return none(format!("generation {generation}: {}", one_line(&error))),
     };
     if manifest.shards != job.plan.n_shards {
         let (before, now) = (manifest.shards, job.plan.n_shards);
@@ -216,7 +216,8 @@ impl Changes {
         })?;
         // One that is damaged is written anew.
         let checked = output.check_files(std::slice::from_ref(found));
-        let warn = |error| tracing::warn!(path, error = chain(&error), "a file is not as it was");
+        let warn =
+            |error| tracing::warn!(path, error = one_line(&error), "a file is not as it was");
         checked.map_err(warn).ok().map(|()| found.clone())
     }
 
@@ -238,7 +239,7 @@ impl Changes {
         let warn = |error: anyhow::Error| {
             let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
             if warned.insert(table.name) {
-                let (table, error) = (table.name, format!("{error:#}"));
+                let (table, error) = (table.name, one_line(error.as_ref()));
                 tracing::warn!(table, error, "no changes are told of a table; load it whole");
             }
         };

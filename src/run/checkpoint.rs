@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::attempts::Attempt;
-use super::{Worker, agree, sha256_hex};
+use super::{Worker, agree, one_line, sha256_hex};
 use crate::dataflow::Shell;
 use crate::job::plan::Plan;
 use crate::store::{
@@ -107,7 +107,7 @@ pub(super) fn open(
     });
     let all_have = shell.collectives.all_reduce_min(i64::from(found.is_ok())) == 1;
     if let Err(error) = &found {
-        let error = chain(error);
+        let error = one_line(error);
         tracing::warn!(error, "this run keeps no checkpoints");
     }
     Ok(found.ok().filter(|_| all_have).map(|(folder, names)| Checkpoints {
@@ -127,7 +127,7 @@ pub(super) fn forget(attempt: &Attempt, output: &Output, fingerprint: &str) {
     }
     let removed = folder(attempt, output, fingerprint, "").and_then(|folder| folder.remove());
     if let Err(error) = removed {
-        tracing::warn!(error = chain(&error), "checkpoints stay; gc removes them");
+        tracing::warn!(error = one_line(&error), "checkpoints stay; gc removes them");
     }
 }
 
@@ -158,12 +158,6 @@ fn variant(attempt: &Attempt, plan: &Plan) -> String {
     sha256_hex(decisive.to_string().as_bytes())[..16].to_owned()
 }
 
-/// Error and causes on one line.
-pub(super) fn chain(error: &PublishError) -> String {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
-    causes.map(|error| error.to_string()).collect::<Vec<_>>().join(": ")
-}
-
 impl Checkpoints {
     /// The newest checkpoint of a kind: of the stage of that name, or of `als-00005` and the like.
     fn newest(&mut self, kind: &str) -> Option<(String, Seal)> {
@@ -175,7 +169,7 @@ impl Checkpoints {
             match self.folder.read_seal(&name) {
                 Ok(Some(seal)) => return Some((name, seal)),
                 Ok(None) => {}
-                Err(error) => tracing::warn!(error = chain(&error), "a checkpoint is not used"),
+                Err(error) => tracing::warn!(error = one_line(&error), "a checkpoint is not used"),
             }
             self.names.remove(&name);
         }
@@ -196,7 +190,7 @@ impl Checkpoints {
             Ok(found)
         });
         found.unwrap_or_else(|error| {
-            tracing::warn!(error = chain(&error), "tables are written again");
+            tracing::warn!(error = one_line(&error), "tables are written again");
             None
         })
     }
@@ -231,7 +225,7 @@ impl Worker<'_> {
                 Ok(result) if all_read => return Some(result),
                 Ok(_) => {}
                 Err(error) => {
-                    let error = format!("{error:#}");
+                    let error = one_line(error.as_ref());
                     tracing::warn!(stage, error, "a checkpoint is not used");
                 }
             }
@@ -268,7 +262,7 @@ impl Worker<'_> {
         let warn = |error: String| tracing::warn!(stage, error, "a checkpoint is not written");
         let written = write(&Saving { folder: &checkpoints.folder, stage });
         let written = checkpoints.folder.settled(written);
-        let written = written.map_err(|error| warn(format!("{error:#}")));
+        let written = written.map_err(|error| warn(one_line(error.as_ref())));
         let parts = written.as_ref().map_or_else(
             |()| Vec::new(),
             |parts| serde_json::to_vec(parts).expect("parts are plain data"),
@@ -280,7 +274,7 @@ impl Worker<'_> {
             let sealed = parts.is_some_and(|parts| {
                 let seal = Seal::new(parts.into_iter().flatten().collect());
                 let sealed = checkpoints.folder.put_seal(stage, &seal);
-                sealed.map_err(|error| warn(chain(&error))).is_ok()
+                sealed.map_err(|error| warn(one_line(&error))).is_ok()
             });
             vec![u8::from(sealed)].into()
         });
@@ -304,7 +298,7 @@ impl Worker<'_> {
         for stage in older {
             checkpoints.names.remove(&stage);
             if let Err(error) = checkpoints.folder.remove_stage(&stage) {
-                tracing::warn!(stage, error = chain(&error), "an old checkpoint stays");
+                tracing::warn!(stage, error = one_line(&error), "an old checkpoint stays");
             }
         }
     }
@@ -372,7 +366,7 @@ impl Worker<'_> {
         let files: Result<Vec<Vec<PublishedFile>>, _> = entries.collect();
         let files = files.expect("a peer sends file entries").into_iter().flatten().collect();
         if let Err(error) = checkpoints.folder.put_record(record, &Written { files, more }) {
-            tracing::warn!(record, error = chain(&error), "files are not recorded");
+            tracing::warn!(record, error = one_line(&error), "files are not recorded");
         }
     }
 
@@ -389,7 +383,7 @@ impl Worker<'_> {
             return;
         };
         if let Err(error) = checkpoints.folder.remove() {
-            tracing::warn!(error = chain(&error), "checkpoints stay; gc removes them");
+            tracing::warn!(error = one_line(&error), "checkpoints stay; gc removes them");
         }
     }
 }

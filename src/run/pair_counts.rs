@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::prepare::Prepared;
-use super::{Job, Request, Worker, memory};
+use super::{Job, Request, Worker, memory, one_line};
 use crate::job::spec::{HistoryWeights, ItemNeighbors};
 use crate::kernels::NeighborLists;
 use crate::kernels::cosine::Params;
@@ -249,7 +249,7 @@ pub(super) fn leave(job: &Job<'_>, state: &mut StateManifest) {
 fn stored(worker: &Worker<'_>, output: &Output) -> Option<KeptPairs> {
     let base = worker.job.state.as_ref()?.base()?;
     stored::read(worker, output, base).unwrap_or_else(|error| {
-        let error = format!("{error:#}");
+        let error = one_line(error.as_ref());
         tracing::warn!(error, "the counts of pairs cannot be read; this run counts all pairs");
         None
     })
@@ -438,7 +438,7 @@ impl KeptPairs {
             self.add_all(worker, output, all)
         };
         if let Err(error) = &added {
-            let error = format!("{error:#}");
+            let error = one_line(error.as_ref());
             tracing::warn!(error, "the counts of pairs cannot be read; this run counts all pairs");
         }
         worker.shell.collectives.all_reduce_min(i64::from(added.is_ok())) == 1

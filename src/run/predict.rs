@@ -15,6 +15,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::memory::{self, MemoryEstimate, predicted_memory};
+use super::one_line;
 use crate::job::plan::Plan;
 use crate::store::IoRuntime;
 
@@ -201,7 +202,7 @@ fn memory_in(stage: StageName, memory: &MemoryEstimate) -> u64 {
 /// assumptions. A log or a manifest that cannot be read is no last run.
 pub fn sizes(runtime: &IoRuntime, plan: &Plan, base: &Path, hints: Hints) -> (Sizes, SizesFrom) {
     let last = sizes::of_last_run(runtime, plan, base).unwrap_or_else(|error| {
-        tracing::warn!(error = format!("{error:#}"), "the last run is not looked at");
+        tracing::warn!(error = one_line(error.as_ref()), "the last run is not looked at");
         None
     });
     sizes::hinted(plan, last, hints)

@@ -6,7 +6,9 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{BadFile, Outcome, code, exit_code, instruction_set, refused, rfc3339, usage};
+use super::{
+    BadFile, Outcome, code, exit_code, instruction_set, one_line, refused, rfc3339, usage,
+};
 use crate::dataflow::Shell;
 use crate::job::Spec;
 use crate::job::plan::{FilePlan, Plan, SourcePlan};
@@ -201,7 +203,7 @@ impl Report {
             kind: code::name(code),
             retryable: code::is_retryable(code),
             stage: known.stage.filter(|_| error.is_some()),
-            error: error.map(|error| format!("{error:#}")),
+            error: error.map(|error| one_line(error.as_ref())),
             current: current.cloned(),
             logical_date: known.logical_date,
             as_of: known.as_of,

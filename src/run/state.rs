@@ -17,7 +17,7 @@ use serde_json::json;
 use super::counts::ScanCounts;
 use super::scan::{DELETED_ITEM, DELETED_USER};
 use super::side::Deleted;
-use super::{checkpoint::chain, sha256_hex};
+use super::{one_line, sha256_hex};
 use crate::job::plan::{FilePlan, Plan};
 use crate::store::{Output, STATE_FORMAT, StateInput, StateManifest};
 use crate::types::IdRef;
@@ -66,7 +66,10 @@ impl StatePlan {
             })
         });
         let base = found.unwrap_or_else(|error| {
-            tracing::warn!(error = chain(&error), "no state can be read; this run reads all files");
+            tracing::warn!(
+                error = one_line(&error),
+                "no state can be read; this run reads all files"
+            );
             None
         });
         let base = base.map(|(_, state)| state);

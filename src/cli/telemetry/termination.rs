@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::warn;
-use crate::run::{Report, code, exit_code};
+use crate::run::{Report, code, exit_code, one_line};
 
 /// Where Kubernetes looks, unless a pod says otherwise.
 const USUAL: &str = "/dev/termination-log";
@@ -19,7 +19,7 @@ pub(in crate::cli) fn refused(error: &anyhow::Error) {
     write(&json!({
         "code": code,
         "kind": code::name(code),
-        "message": shortened(&format!("{error:#}")),
+        "message": shortened(&one_line(error.as_ref())),
         "retryable": code::is_retryable(code),
     }));
 }

@@ -11,7 +11,7 @@ use crate::kernels::event_rows::{Column, LogBlocks, Packed};
 use crate::kernels::histories::KeyedUsers;
 use crate::run::counts::ScanCounts;
 use crate::run::side::Deleted;
-use crate::run::{Job, Worker, prepare};
+use crate::run::{Job, Worker, one_line, prepare};
 use crate::schema::state::{read_keys, read_rows};
 use crate::store::{Output, StateKind, StateManifest, StatePart, StateParts};
 use crate::types::{Ids, LogRow};
@@ -105,7 +105,7 @@ pub(in crate::run) fn load(
         worker.pool.install(|| reader.all(&mine))
     });
     if let Some(Err(error)) = &loaded {
-        let error = format!("{error:#}");
+        let error = one_line(error.as_ref());
         tracing::warn!(error, "the state cannot be read; this run reads all files");
     }
     let can_all = loaded.as_ref().is_some_and(Result::is_ok);
