@@ -53,12 +53,29 @@ pub struct IoRuntime(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    runtime: Runtime,
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
     options: StoreOptions,
     meter: Arc<Meter>,
     /// One client per bucket: connections are worth keeping.
     buckets: Mutex<BTreeMap<String, Arc<dyn ObjectStore>>>,
     in_flight: Semaphore,
+}
+
+impl Shared {
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Shared {
+    /// The last to hold it may be a request that nobody waits for, on one of its own threads, which must
+    /// not wait for themselves.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// The unit of [`StoreOptions::read_bytes_in_flight_max`], as semaphores count in 32 bits.
@@ -85,6 +102,7 @@ impl IoRuntime {
         let permits = (options.read_bytes_in_flight_max / PERMIT_BYTES).max(1);
         let in_flight = Semaphore::new(permits.min(Semaphore::MAX_PERMITS as u64) as usize);
         let (meter, buckets) = (Arc::default(), Mutex::default());
+        let runtime = Some(runtime);
         Ok(Self(Arc::new(Shared { runtime, options, meter, buckets, in_flight })))
     }
 
@@ -98,7 +116,7 @@ impl IoRuntime {
     /// # Panics
     /// If the calling thread is one of the runtime's own.
     pub(super) fn wait<T>(&self, work: impl Future<Output = T>) -> T {
-        self.0.runtime.block_on(work)
+        self.0.runtime().block_on(work)
     }
 
     /// Starts `work` beside the calling thread.
@@ -106,7 +124,7 @@ impl IoRuntime {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
-        self.0.runtime.spawn(work)
+        self.0.runtime().spawn(work)
     }
 
     /// See [`StoreOptions::read_bytes_in_flight_max`].
@@ -146,5 +164,23 @@ impl IoRuntime {
     pub(crate) fn insert_bucket(&self, bucket: &str, store: Arc<dyn ObjectStore>) {
         let store = self.metered(store);
         self.0.buckets.lock().unwrap().insert(bucket.to_owned(), store);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_may_outlive_whoever_made_it() {
+        let runtime = IoRuntime::new().unwrap();
+        let (held, (told, hear)) = (runtime.clone(), std::sync::mpsc::channel());
+        runtime.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(held);
+            told.send(()).unwrap();
+        });
+        drop(runtime);
+        hear.recv().expect("the request does not panic");
     }
 }
