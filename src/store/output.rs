@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +20,8 @@ use super::error::{PublishError, UrlError};
 use super::list::{InputFile, list_all};
 use super::location::{Location, local_path, prefixed};
 use super::log::{
-    Current, Log, LogEntry, SNAPSHOT_EVERY, entry_generation, snapshot_generation, snapshot_path,
+    Current, Log, LogEntry, SNAPSHOT_EVERY, entry_generation, entry_path, snapshot_generation,
+    snapshot_path,
 };
 use super::manifest::{Manifest, PublishedFile};
 use super::reader::load_footer;
@@ -46,7 +47,23 @@ pub struct Output {
     pub(super) folder: Option<PathBuf>,
     /// Files on their way.
     pub(super) behind: Arc<WriteBehind>,
+    known_log: Arc<Mutex<Option<KnownLog>>>,
     url: String,
+}
+
+/// The log as it was read before.
+#[derive(Debug)]
+pub(super) struct KnownLog {
+    entries: Vec<LogEntry>,
+    /// Of the newest entry.
+    version: String,
+}
+
+/// The version of an entry of the log, if it is listed and has one.
+fn version_of(listed: &[ObjectMeta], generation: u64) -> Option<String> {
+    let path = entry_path(generation);
+    let entry = listed.iter().find(|object| object.location.as_ref() == path)?;
+    entry.e_tag.clone()
 }
 
 /// An object and the version of it that was read.
@@ -76,8 +93,7 @@ impl Output {
         if let Some(bucket) = BucketUrl::parse(url)? {
             let folder = bucket.folder_key(&bucket.path)?;
             let store = prefixed(runtime.bucket(&bucket)?, folder);
-            let (runtime, behind, url) = (runtime.clone(), Arc::default(), url.to_owned());
-            return Ok(Self { runtime, store, folder: None, behind, url });
+            return Ok(Self::new(runtime, store, None, url));
         }
         let folder = base.join(local_path(url)?);
         let found = std::fs::metadata(&folder).map_err(|source| io_error(url, source))?;
@@ -89,8 +105,18 @@ impl Output {
             .map_err(|source| PublishError::Store { path: url.to_owned(), source })?
             .with_fsync(true);
         let store = runtime.metered(Arc::new(store));
-        let (runtime, behind, url) = (runtime.clone(), Arc::default(), url.to_owned());
-        Ok(Self { runtime, store, folder: Some(folder), behind, url })
+        Ok(Self::new(runtime, store, Some(folder), url))
+    }
+
+    fn new(
+        runtime: &IoRuntime,
+        store: Arc<dyn ObjectStore>,
+        folder: Option<PathBuf>,
+        url: &str,
+    ) -> Self {
+        let (runtime, url) = (runtime.clone(), url.to_owned());
+        let (behind, known_log) = (Arc::default(), Arc::default());
+        Self { runtime, store, folder, behind, known_log, url }
     }
 
     /// The same place, whose writes are waited for by themselves.
@@ -235,16 +261,36 @@ impl Output {
 
     /// The log as it is now: the authority on what is published.
     ///
-    /// Takes one listing, the newest snapshot and the few entries after it.
+    /// Takes one listing, and at first the newest snapshot; then the entries after what is known. Entries
+    /// never change.
     ///
     /// # Errors
     /// [`PublishError::Store`], and [`PublishError::Corrupt`] for an entry that does not parse or is
     /// missing in the middle.
     pub fn read_log(&self) -> Result<Log, PublishError> {
-        let paths = self.log_paths()?;
-        let newest = paths.iter().filter_map(|path| snapshot_generation(path)).max();
-        let known = newest.map(|generation| self.snapshot(generation)).transpose()?.flatten();
-        self.log_after(known.unwrap_or_default(), &paths)
+        let listed = self.list("_log")?;
+        let known = match self.known_log(&listed) {
+            Some(known) => known,
+            None => {
+                let paths = listed.iter().map(|object| object.location.as_ref());
+                let newest = paths.filter_map(snapshot_generation).max();
+                let known = newest.map(|generation| self.snapshot(generation)).transpose()?;
+                known.flatten().unwrap_or_default()
+            }
+        };
+        let log = self.log_after(known, &listed)?;
+        let version = version_of(&listed, log.generation());
+        let known = version.map(|version| KnownLog { entries: log.entries().to_vec(), version });
+        *self.known_log.lock().expect("no thread panics with the lock") = known;
+        Ok(log)
+    }
+
+    /// The entries that were read before, if the newest of them is there as it was.
+    fn known_log(&self, listed: &[ObjectMeta]) -> Option<Vec<LogEntry>> {
+        let known = self.known_log.lock().expect("no thread panics with the lock");
+        let KnownLog { entries, version } = known.as_ref()?;
+        let now = version_of(listed, entries.len() as u64)?;
+        (now == *version).then(|| entries.clone())
     }
 
     /// The log from its entries alone, no matter what snapshots say.
@@ -252,18 +298,14 @@ impl Output {
     /// # Errors
     /// As [`Output::read_log`].
     pub fn read_log_entries(&self) -> Result<Log, PublishError> {
-        self.log_after(Vec::new(), &self.log_paths()?)
+        self.log_after(Vec::new(), &self.list("_log")?)
     }
 
-    fn log_paths(&self) -> Result<Vec<String>, PublishError> {
-        let paths = self.list("_log")?;
-        Ok(paths.into_iter().map(|object| object.location.to_string()).collect())
-    }
-
-    fn log_after(&self, known: Vec<LogEntry>, paths: &[String]) -> Result<Log, PublishError> {
+    fn log_after(&self, known: Vec<LogEntry>, listed: &[ObjectMeta]) -> Result<Log, PublishError> {
         let first = known.len() as u64 + 1;
-        let newer = |path: &&String| entry_generation(path).is_some_and(|found| found >= first);
-        let fetches = paths.iter().filter(newer).map(|path| async move {
+        let newer = |path: &&str| entry_generation(path).is_some_and(|found| found >= first);
+        let paths = listed.iter().map(|object| object.location.as_ref());
+        let fetches = paths.filter(newer).map(|path| async move {
             let bytes = self.fetch(path).await?;
             Ok((path, bytes))
         });

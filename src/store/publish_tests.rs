@@ -5,6 +5,8 @@ use std::thread;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use jiff::civil::{Date, date};
+use object_store::ObjectStoreExt;
+use object_store::path::Path as Key;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -247,6 +249,32 @@ fn unknown_outcomes_are_read_back() {
     assert_eq!(error.exit_code(), 75, "{error}");
     assert_eq!(output.read_current().unwrap(), None);
     output.publish(&path, &run, NOW, false).unwrap();
+}
+
+#[test]
+fn entries_that_are_known_are_not_read_again() {
+    let (world, runtime) = (World::new(), IoRuntime::new().unwrap());
+    let store = FaultStore::new(&world, |_| None);
+    runtime.insert_bucket("s3://shop", Arc::new(store.clone()));
+    let open = || Output::open(&runtime, "s3://shop/out/", Path::new("")).unwrap();
+    let (output, other) = (open(), open());
+    for run in 0..20 {
+        let (run, fingerprint) = (format!("r{run}"), format!("f{run}"));
+        let publisher = if run.len() == 2 { &output } else { &other };
+        publish(publisher, SUNDAY, &run, &fingerprint);
+        let log = output.read_log().unwrap();
+        let before = store.calls();
+        assert_eq!(output.read_log().unwrap(), log);
+        assert_eq!(store.calls() - before, 1, "a listing");
+        assert_eq!(output.read_log_entries().unwrap(), log);
+        assert_eq!(log.current().unwrap().run_id, run);
+    }
+    // Nobody writes an entry twice; who did would not be overlooked.
+    let path = Key::from(format!("out/{}", super::log::entry_path(20)));
+    let bytes = runtime.wait(async { world.objects.get(&path).await.unwrap().bytes().await });
+    let text = String::from_utf8(bytes.unwrap().to_vec()).unwrap().replace("r19", "r77");
+    runtime.wait(world.objects.put(&path, text.into())).unwrap();
+    assert_eq!(output.read_current().unwrap().unwrap().run_id, "r77");
 }
 
 #[test]
