@@ -72,6 +72,7 @@ mod warm_start;
 #[cfg(test)]
 mod warm_start_tests;
 
+pub use crate::types::one_line;
 pub use attempts::{report_lost, run, run_reported};
 pub use carried::Carried;
 pub use counts::{Rejected, ScanCounts};
@@ -84,7 +85,7 @@ pub use predict::{
     fitted, predict, sizes,
 };
 pub use profile::Profile;
-pub use refused::{Refused, code, exit_code, one_line};
+pub use refused::{Refused, code, exit_code};
 pub use report::{InputSummary, Report};
 pub use search::{Hit, nearest};
 pub use side::listed_to_delete;

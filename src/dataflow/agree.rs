@@ -2,9 +2,10 @@
 
 use std::error::Error;
 use std::fmt;
-use std::iter::successors;
 
 use bytes::Bytes;
+
+use crate::types::one_line;
 
 /// The error all workers agreed on: that of the lowest worker that failed.
 ///
@@ -16,7 +17,7 @@ pub struct AgreeError {
     pub worker: usize,
     /// The code that worker gave it, for example the exit code of the process.
     pub code: u8,
-    /// The error and its sources, joined by `: `.
+    /// The error and its sources: [`one_line`].
     pub message: String,
     /// The error itself, with its sources, on the worker where it happened.
     pub own: Option<Box<dyn Error + Send + Sync>>,
@@ -45,11 +46,9 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// Describes an error by its code and the messages of its chain.
+    /// Describes an error by its code and its line.
     pub(super) fn new(code: u8, error: &(dyn Error + 'static)) -> Self {
-        let chain = successors(Some(error), |error| (*error).source());
-        let chain: Vec<_> = chain.map(|error| error.to_string()).collect();
-        Failure { code, message: chain.join(": ") }
+        Failure { code, message: one_line(error) }
     }
 
     /// The code, then the message. Never empty: empty stands for success.

@@ -1,6 +1,5 @@
 //! Why a run stops, as the exit code of its process.
 
-use std::error::Error;
 use std::fmt;
 
 use anyhow::anyhow;
@@ -55,21 +54,6 @@ pub mod code {
     pub fn is_retryable(code: u8) -> bool {
         matches!(code, UNAVAILABLE | INTERNAL | LOCAL_IO | TEMPORARY)
     }
-}
-
-/// What went wrong and its causes, on one line. A cause that the text before it quotes is not told again, as
-/// clients of stores quote theirs at every level.
-pub fn one_line(error: &(dyn Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !line.contains(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = error.source();
-    }
-    line
 }
 
 /// An error that knows its exit code.
@@ -183,24 +167,4 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(code::BAD_DATA);
     }
     None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn causes_are_told_once() {
-        let source = object_store_error();
-        let error = PublishError::Store { path: "s3://shop/out/a".to_owned(), source };
-        let line = one_line(&error);
-        assert!(line.ends_with("\"s3://shop/out/a\": Generic S3 error: it is slow"), "{line}");
-        let causes = anyhow!("the disk is full").context("no file is written").context("no run");
-        assert_eq!(one_line(causes.as_ref()), "no run: no file is written: the disk is full");
-    }
-
-    /// An error that quotes its cause, and names it as well.
-    fn object_store_error() -> object_store::Error {
-        object_store::Error::Generic { store: "S3", source: "it is slow".into() }
-    }
 }

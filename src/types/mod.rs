@@ -1,12 +1,14 @@
-//! Plain data that every layer shares: ids, indices, sharded histories, the item dictionary.
+//! What every layer shares: ids, indices, sharded histories, the item dictionary, errors on one line.
 
 mod histories;
 mod ids;
 mod log_row;
+mod one_line;
 
 pub use histories::{Histories, ItemLists, UserFacts};
 pub use ids::{ByteIds, IdRef, IdType, Ids};
 pub use log_row::LogRow;
+pub use one_line::one_line;
 
 /// Rank of an item's id among the items kept in this run: `0..n_items`.
 ///
