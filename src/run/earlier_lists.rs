@@ -4,7 +4,6 @@
 //! best of what it was and of items that lists may hold since. So only these are scored. Scores and reasons
 //! stay as they were told.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anyhow::{Result, anyhow};
@@ -14,20 +13,19 @@ use arrow::datatypes::Float32Type;
 use super::Worker;
 use super::als::Factors;
 use super::prepare::Prepared;
-use super::warm_start::{WarmStart, each_batch};
+use super::warm_start::{EarlierFiles, WarmStart, each_batch};
 use crate::job::spec::Shape;
 use crate::kernels::dictionary::Interner;
 use crate::kernels::factor_scores::PackedItems;
 use crate::schema::{IdColumn, Source, tables};
-use crate::store::{FilesAhead, InputFile, Output};
+use crate::store::Output;
 use crate::types::{Histories, IdRef, Ids, ItemIdx};
 
 /// Where the earlier lists are, and what may stay of them.
 pub(super) struct EarlierLists<'a> {
     shape: Shape,
-    /// The file of each shard of this process.
-    files: BTreeMap<u32, InputFile>,
-    ahead: FilesAhead,
+    /// Those of the shards of this process.
+    files: EarlierFiles,
     item_ids: &'a Ids,
     /// Whether the users of each shard kept their factors.
     factors: &'a Factors,
@@ -95,16 +93,11 @@ impl<'a> EarlierLists<'a> {
                 Ok(())
             })?;
         }
-        let is_mine =
-            |(part, _): &(u32, _)| prepared.shards.iter().any(|shard| shard.shard == *part);
-        let files: BTreeMap<u32, InputFile> = warm.files(output, table).filter(is_mine).collect();
-        let ahead = FilesAhead::new(&output.location(), files.values());
         let pairs = || then.iter().zip(recommendable);
         let since: Vec<bool> = pairs().map(|(&then, &now)| now && !then).collect();
         Ok(Self {
             shape,
-            files,
-            ahead,
+            files: warm.files_of_shards(output, table, &prepared.shards),
             item_ids,
             factors,
             may_stay: pairs().map(|(&then, &now)| now && then).collect(),
@@ -131,8 +124,7 @@ impl<'a> EarlierLists<'a> {
             Shape::Rows => ["user_id", "item_id", "score", "source", "because_item_id"],
             Shape::Lists => ["user_id", "item_ids", "scores", "sources", "because_item_ids"],
         };
-        if let Some(file) = self.files.get(&shard.shard) {
-            let (location, file) = self.ahead.open(file);
+        if let Some((location, file)) = self.files.open(shard.shard) {
             each_batch(&location, &file, &columns, |batch| reading.take(batch))?;
         }
         reading.finish(shard.n_users());

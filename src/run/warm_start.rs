@@ -4,6 +4,8 @@
 //! Which it is follows from what is published, is settled once per run id, and stands in the manifest;
 //! so the same runs in the same order give the same bytes, in any number of processes.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, anyhow};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Float32Type;
@@ -17,9 +19,10 @@ use crate::job::spec::Als;
 use crate::kernels::als::stride;
 use crate::schema::{IdColumn, Table, tables};
 use crate::store::{
-    EarlierRun, FitStart, InputFile, Location, Manifest, ManifestInput, Output, PublishedFile,
-    RunPath, footer, read_row_group,
+    EarlierRun, FilesAhead, FitStart, InputFile, Location, Manifest, ManifestInput, Output,
+    PublishedFile, RunPath, footer, read_row_group,
 };
+use crate::types::Histories;
 
 /// Where a fit begins; in all processes alike.
 #[derive(Debug, Serialize, Deserialize)]
@@ -202,6 +205,20 @@ impl WarmStart {
         files.filter_map(|file| Some((RunPath::part_of(&file.path)?, output.input_file(file))))
     }
 
+    /// The earlier files of a table of users, for some shards in the order in which they will be read.
+    pub(super) fn files_of_shards(
+        &self,
+        output: &Output,
+        table: &'static Table,
+        shards: &[Histories],
+    ) -> EarlierFiles {
+        let mut all: BTreeMap<u32, InputFile> = self.files(output, table).collect();
+        let mine = shards.iter().filter_map(|of| Some((of.shard, all.remove(&of.shard)?)));
+        let files: BTreeMap<u32, InputFile> = mine.collect();
+        let ahead = FilesAhead::new(&output.location(), files.values());
+        EarlierFiles { files, ahead }
+    }
+
     /// Puts the earlier factors of items that are known into `rows`, `[n_items, stride]`, and says which
     /// these are; the others stay as they are. None from scratch.
     ///
@@ -232,6 +249,19 @@ impl WarmStart {
             }
         }
         Ok(is_known)
+    }
+}
+
+/// Files of shards that are asked for ahead.
+pub(super) struct EarlierFiles {
+    files: BTreeMap<u32, InputFile>,
+    ahead: FilesAhead,
+}
+
+impl EarlierFiles {
+    /// Where to read the file of a shard, if there is one.
+    pub(super) fn open(&self, shard: u32) -> Option<(Location, InputFile)> {
+        Some(self.ahead.open(self.files.get(&shard)?))
     }
 }
 

@@ -4,8 +4,6 @@
 //! Nobody else changes: a user whose digest is that of the generation before keeps the factors of then, so
 //! the same runs in the same order give the same bytes.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Result, anyhow};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
@@ -22,7 +20,7 @@ use crate::run::Worker;
 use crate::run::prepare::Prepared;
 use crate::run::warm_start::{DIGEST, WarmStart, each_vector};
 use crate::schema::tables::{self, EMBEDDING};
-use crate::store::{FilesAhead, InputFile, Location, Output};
+use crate::store::{InputFile, Location, Output};
 use crate::types::{Histories, ItemIdx};
 
 /// Takes the item factors of the generation before and folds in what is new.
@@ -40,13 +38,10 @@ pub(super) fn factors(
     let of = (objective, n_factors);
     let mut factors = Factors::of_item_factors(worker, prepared, of, items, observed);
     let observer = worker.job.observer;
-    let files: BTreeMap<u32, InputFile> = warm.files(output, &tables::USER_FACTORS).collect();
-    let mine = prepared.shards.iter().filter_map(|shard| files.get(&shard.shard));
-    let ahead = FilesAhead::new(&output.location(), mine);
+    let files = warm.files_of_shards(output, &tables::USER_FACTORS, &prepared.shards);
     let solve = |(at, shard): (usize, &Histories)| {
         let mut x = vec![0.0; shard.n_users() * factors.stride];
-        let earlier = files.get(&shard.shard).map(|file| ahead.open(file));
-        let kept = match earlier {
+        let kept = match files.open(shard.shard) {
             Some(earlier) => kept_users(earlier, (shard, &factors), &mut x)?,
             None => vec![false; shard.n_users()],
         };
