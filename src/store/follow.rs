@@ -8,9 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path as Key;
-use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode};
+use object_store::{Error as StoreError, ObjectStoreExt, PutMode};
 
 use super::error::PublishError;
 use super::log::{Current, Log, Mirror};
@@ -110,8 +109,7 @@ impl Output {
         let mut last = None;
         for _ in 0..ATTEMPTS {
             let found = paths.iter().map(|path| self.get_with_version(path));
-            let found = stream::iter(found).buffered(OBJECTS_AT_ONCE).try_collect::<Vec<_>>();
-            let found: Vec<Option<Versioned>> = self.runtime.wait(found)?;
+            let found = self.runtime.wait_for_all(OBJECTS_AT_ONCE, found)?;
             let log = self.read_log()?;
             let wanted = wanted(&log, &paths)?;
             let is_behind = |(found, wanted): &(Option<Versioned>, Option<Bytes>)| {
@@ -125,10 +123,10 @@ impl Output {
             // Whatever comes of it, the next round looks: a lost reply is a write all the same.
             let replaced = behind.iter().map(|(path, (found, wanted))| async move {
                 let replaced = self.replace(path, found.as_ref(), wanted.as_ref()).await;
-                replaced.err().map(|error| (path.clone(), error))
+                Ok::<_, PublishError>(replaced.err().map(|error| (path.clone(), error)))
             });
-            let replaced = stream::iter(replaced).buffered(OBJECTS_AT_ONCE).collect::<Vec<_>>();
-            let failed = self.runtime.wait(replaced).into_iter().flatten().next();
+            let replaced = self.runtime.wait_for_all(OBJECTS_AT_ONCE, replaced)?;
+            let failed = replaced.into_iter().flatten().next();
             paths = behind.into_iter().map(|(path, _)| path).collect();
             last = failed.or(last);
         }
@@ -144,10 +142,9 @@ impl Output {
         found: Option<&Versioned>,
         wanted: Option<&Bytes>,
     ) -> Result<(), StoreError> {
-        let path = Key::parse(path)?;
         let Some(bytes) = wanted else {
             // Deleting cannot be made conditional; the next round puts back what is then wanted.
-            let _ = self.store.delete(&path).await;
+            let _ = self.store.delete(&Key::parse(path)?).await;
             return Ok(());
         };
         let mode = match (self.folder.is_some(), found) {
@@ -155,9 +152,9 @@ impl Output {
             (false, Some((_, version))) => PutMode::Update(version.clone()),
             (false, None) => PutMode::Create,
         };
-        match self.store.put_opts(&path, bytes.clone().into(), mode.into()).await {
+        match self.put_if(path, bytes, mode).await {
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(()),
-            result => result.map(drop),
+            result => result,
         }
     }
 

@@ -309,9 +309,7 @@ impl Output {
             let bytes = self.fetch(path).await?;
             Ok((path, bytes))
         });
-        let fetched =
-            stream::iter(fetches).buffer_unordered(OBJECTS_AT_ONCE).try_collect::<Vec<_>>();
-        let fetched = self.runtime.wait(fetched);
+        let fetched = self.runtime.wait_for_all(OBJECTS_AT_ONCE, fetches);
         let mut entries = known;
         for (path, bytes) in fetched.map_err(|source| self.store_error("_log/", source))? {
             entries.push(self.parse_entry(path, &bytes)?);
@@ -419,8 +417,7 @@ impl Output {
     pub fn check_files(&self, files: &[PublishedFile]) -> Result<(), PublishError> {
         let location = self.location();
         let checks = files.iter().map(|file| self.check_file(&location, file));
-        let checks = stream::iter(checks).buffered(OBJECTS_AT_ONCE).try_collect::<Vec<_>>();
-        self.runtime.wait(checks).map(drop)
+        self.runtime.wait_for_all(OBJECTS_AT_ONCE, checks).map(drop)
     }
 
     async fn check_file(
@@ -457,19 +454,17 @@ impl Output {
 
     /// Writes an object that must not exist.
     pub(super) fn put_new(&self, path: &str, bytes: &Bytes) -> object_store::Result<()> {
-        self.put_if(path, bytes, PutMode::Create)
+        self.runtime.wait(self.put_if(path, bytes, PutMode::Create))
     }
 
     /// Writes an object under a condition.
-    pub(super) fn put_if(
+    pub(super) async fn put_if(
         &self,
         path: &str,
         bytes: &Bytes,
         mode: PutMode,
     ) -> object_store::Result<()> {
-        let put =
-            async { self.store.put_opts(&key(path)?, bytes.clone().into(), mode.into()).await };
-        self.runtime.wait(put).map(drop)
+        self.store.put_opts(&key(path)?, bytes.clone().into(), mode.into()).await.map(drop)
     }
 
     /// Removes an object; that it is not there is no error.

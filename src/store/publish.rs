@@ -4,7 +4,6 @@
 //! up here: what looks like a failed write may be the one that readers already see.
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{Error as StoreError, PutMode, UpdateVersion};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -57,7 +56,8 @@ impl Output {
         if self.folder.is_none() {
             let e_tag = Some(format!("\"{}\"", "0".repeat(32)));
             let stale = UpdateVersion { e_tag, version: Some("1".to_owned()) };
-            let replaced = self.put_if(&path, &second, PutMode::Update(stale));
+            let put = self.put_if(&path, &second, PutMode::Update(stale));
+            let replaced = self.runtime.wait(put);
             if replaced.is_ok() || self.get(&path)?.as_ref() != Some(&first) {
                 return refused("replaces versions that are not there");
             }
@@ -96,8 +96,7 @@ impl Output {
         let lists = manifest.tables().into_iter().map(|(table, files)| async move {
             self.put_all(&path.table_manifest(table), self.url_lines(&files)).await
         });
-        let lists = stream::iter(lists).buffered(OBJECTS_AT_ONCE).try_collect::<Vec<()>>();
-        self.runtime.wait(lists)?;
+        self.runtime.wait_for_all(OBJECTS_AT_ONCE, lists)?;
         let (path, mut bytes) = (path.manifest(), to_json(manifest));
         if let Created::Theirs = self.create_object(&path, &bytes)? {
             bytes = self.manifest_of_earlier_life(&path, manifest)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::FutureExt;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::arrow_reader::{
@@ -93,8 +93,8 @@ pub fn footer(location: &Location, file: &InputFile) -> Result<Footer, ReadError
 /// # Errors
 /// As [`footer`], for the first file in order that fails.
 pub fn footers(location: &Location, files: &[InputFile]) -> Result<Vec<Footer>, ReadError> {
-    let loads = stream::iter(files.iter().map(|file| load_footer(location, file)));
-    location.runtime.wait(loads.buffered(FOOTERS_AT_ONCE).try_collect())
+    let loads = files.iter().map(|file| load_footer(location, file));
+    location.runtime.wait_for_all(FOOTERS_AT_ONCE, loads)
 }
 
 /// Reads all rows of one file, which has to fit in memory: for small side tables.

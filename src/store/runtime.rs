@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStore;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -117,6 +118,18 @@ impl IoRuntime {
     /// If the calling thread is one of the runtime's own.
     pub(super) fn wait<T>(&self, work: impl Future<Output = T>) -> T {
         self.0.runtime().block_on(work)
+    }
+
+    /// Waits for many requests, so many of which are on their way at a time; their answers in order.
+    ///
+    /// # Errors
+    /// The first in order, and no more are made.
+    pub(super) fn wait_for_all<T, E>(
+        &self,
+        at_once: usize,
+        requests: impl IntoIterator<Item = impl Future<Output = Result<T, E>>>,
+    ) -> Result<Vec<T>, E> {
+        self.wait(stream::iter(requests).buffered(at_once).try_collect())
     }
 
     /// Starts `work` beside the calling thread.
